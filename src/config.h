@@ -1,0 +1,122 @@
+/*
+ * The configuration: what a stunnel.conf says, checked, with every default filled in. One generation lives in one arena and never changes
+ * once config_load() returned it. Contract: shared/spec/stunnel-behaviour.md sections 2 and 3. The options stand in options.def, one row each.
+ * Reading it opens the configuration files only: no certificate is loaded, no name looked up, no port bound (service.c does that).
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_CONFIG_H
+#define TLSPLICE_CONFIG_H
+
+#include "addr.h"
+#include "sockopt.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* List options keep their values in order. */
+struct texts {
+	char **texts;
+	size_t count;
+};
+
+enum foreground { FOREGROUND_NO, FOREGROUND_QUIET, FOREGROUND_YES };
+enum log_id_form { LOG_ID_SEQUENTIAL, LOG_ID_UNIQUE, LOG_ID_THREAD, LOG_ID_PROCESS };
+enum failover { FAILOVER_PRIO, FAILOVER_RR };
+
+enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
+
+/* The options before the first section. */
+struct globals {
+	const char *output; /* log file or NULL */
+	const char *pid;    /* pid file or NULL */
+	const char *service; /* syslog ident, default "stunnel" */
+	const char *chroot, *setuid, *setgid;
+	struct texts set_env; /* NAME=VALUE, applied by config_load() as it reads */
+	enum foreground foreground;
+	bool log_overwrite;
+	bool syslog;
+	int debug;    /* level 0..7 of lines that belong to no section */
+	int facility; /* LOG_DAEMON ... */
+
+	/* Extensions of tlsplice */
+	int workers;	   /* 0 = auto: one per CPU this process may run on */
+	int drain_s;	   /* TERM lets connections finish for so long; 0 = drop at once */
+	const char *admin; /* [host:]port of the status page, or NULL */
+};
+
+/* A [section]: one service. */
+struct section {
+	struct section *next;
+	unsigned index;	       /* position in the file, from 0 */
+	const char *name;      /* what logs, session id context and metrics call it: [name], or its `service` */
+	const char *config_line; /* where it starts, "FILE:LINE", for messages */
+
+	/* endpoints */
+	struct texts accept;
+	struct texts connect;
+	const char *local; /* source address of connect, or NULL */
+	bool client;
+	bool delay; /* look `connect` up for each connection */
+	enum failover failover;
+
+	/* TLS */
+	struct texts cert; /* files */
+	const char *key;   /* file; NULL = the first cert file */
+	const char *ciphers, *ciphersuites, *curves;
+	uint64_t options_set, options_clear; /* SSL_OP_ bits */
+	int min_version, max_version;	     /* TLS1_2_VERSION ...; 0 = no limit */
+	int security_level;		     /* -1 = not configured: max(OpenSSL's, 2) */
+	struct texts config;		     /* SSL_CONF_cmd "command[:parameter]" */
+	const char *sni;		     /* client mode: name to send; "" = none; NULL = first connect host */
+	bool renegotiation;
+	bool session_resume;
+	long session_cache_size;  /* sessions; <= 0 = unlimited */
+	long session_cache_timeout_s;
+
+	/* life of a connection */
+	bool reset; /* RST on error */
+	int timeout_busy_s, timeout_close_s, timeout_connect_s, timeout_idle_s; /* negative: for ever */
+	struct sockopts socket[SOCK_ROLES];
+	size_t stack; /* bytes of a conversation's stack */
+
+	int debug; /* log level of its lines */
+	enum log_id_form log_id;
+
+	/*
+	 * All effective options of the section in the form of `-T`, one per line: two generations' sections of the same name and
+	 * the same text are "unchanged" and keep tickets and sessions over a reload.
+	 */
+	const char *canonical;
+};
+
+struct config {
+	struct globals global;
+	struct section *sections; /* in file order; never empty */
+	size_t section_count;
+	struct arena *arena;
+};
+
+/* Where the configuration comes from. */
+struct config_source {
+	const char *path; /* as given on the command line; NULL = read `fd` */
+	int fd;
+};
+
+/*
+ * Reads and checks a configuration. Problems are logged at LOG_ERR ("FILE:LINE: "text": message", "Service [x]: message",
+ * then "Configuration failed") and NULL is returned. The result is freed with config_free().
+ */
+struct config *config_load(const struct config_source *source);
+
+/* Frees a generation; passwords in it are wiped. config_free(NULL) is fine. */
+void config_free(struct config *config);
+
+/* What the command line prints, all of it made from the tables: -help, -options, -T, defaults of -version. */
+void config_print_help(FILE *out);
+void config_print_tls_options(FILE *out);
+void config_print_effective(const struct config *config, FILE *out);
+void config_print_defaults(FILE *out);
+
+#endif
