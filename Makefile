@@ -1,0 +1,211 @@
+# tlsplice: `make help` lists what can be made.
+# Everything built goes under $(BUILD); sources are found by wildcard, so a new file needs no line here.
+# SPDX-License-Identifier: Apache-2.0
+
+VERSION = 0.1.0
+
+PREFIX	= /usr/local
+SBINDIR	= $(PREFIX)/sbin
+MANDIR	= $(PREFIX)/share/man
+DOCDIR	= $(PREFIX)/share/doc/tlsplice
+UNITDIR	= $(PREFIX)/lib/systemd/system
+DESTDIR	=
+
+# V=1 shows every command; WERROR=1 (and CI=true) makes warnings errors; SAN=address,undefined or SAN=thread builds
+# with sanitizers in a directory of its own; MALLOC=system leaves jemalloc out.
+V	= 0
+WERROR	= $(if $(filter true 1,$(CI)),1,0)
+SAN	=
+MALLOC	= $(if $(SAN),system,jemalloc)
+comma	:= ,
+BUILD	= build$(if $(SAN),-san-$(subst $(comma),-,$(SAN)))
+
+CFLAGS	= -O2 -g
+LDFLAGS	=
+WARN	= -Wall -Wextra -Wshadow -Wvla -Wundef -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes -Wformat=2
+HARDEN	= -fstack-protector-strong -fstack-clash-protection -fPIE
+# The fortified functions hide reads and writes from the sanitizers, which check them better.
+HARDEN	+= $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+
+override cflags = -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) $(HARDEN) $(SANFLAGS) -pthread \
+	-D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
+override ldflags = -pie -Wl,-z,relro -Wl,-z,now -pthread $(SANFLAGS) $(LDFLAGS)
+LIBS	= $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl
+
+# The context switch has landing pads for indirect branches, and no shadow stack: it leaves one stack for another.
+machine	:= $(shell uname -m)
+switch_cflags = $(if $(filter x86_64,$(machine)),-fcf-protection=branch)
+
+sources	:= $(sort $(wildcard src/*.c src/*.S src/proto/*.c))
+objects	:= $(patsubst %,$(BUILD)/%.o,$(basename $(sources)))
+library	:= $(filter-out $(BUILD)/src/main.o,$(objects))
+units	:= $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+fuzzers	:= $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+tools	:= $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(sort $(wildcard tests/tools/*.c)))
+benches	:= $(patsubst bench/%.c,$(BUILD)/bench/%,$(sort $(wildcard bench/*.c)))
+
+ifeq ($(V),1)
+Q	=
+say	= @:
+else
+Q	= @
+say	= @printf '  %-7s %s\n'
+endif
+
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all run test quick unit e2e fuzz bench install clean help lint tidy cppcheck tests FORCE
+
+all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a)
+
+help:
+	@printf '%s\n' \
+	'make                     build $(BUILD)/tlsplice' \
+	'make run                 install what is missing, build, start configs/quickstart.conf' \
+	'make test                install what is missing, build, run every test' \
+	'make quick               unit tests and the fast end-to-end tests' \
+	'make unit, make e2e      only these (K=expression selects end-to-end tests)' \
+	'make fuzz                fuzz every parser for SECONDS=60 each (clang)' \
+	'make lint                clang-tidy and cppcheck (also: make tidy, make cppcheck)' \
+	'make bench               measure beside other proxies, see bench/README.md' \
+	'make install             PREFIX=$(PREFIX) DESTDIR=' \
+	'make clean               remove build*/' \
+	'' \
+	'V=1                      show every command' \
+	'SAN=address,undefined    sanitizer build in its own directory; also SAN=thread' \
+	'MALLOC=system            do not link jemalloc' \
+	'WERROR=1                 warnings are errors (always so when CI=true)' \
+	'CC=clang BUILD=dir       another compiler, another build directory'
+
+# --- the binary ---------------------------------------------------------------------------------------------------
+
+$(BUILD)/tlsplice: $(BUILD)/src/main.o $(BUILD)/libtlsplice.a
+	$(say) LINK $@
+	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+
+# An archive, so that a unit test is linked with what it uses.
+$(BUILD)/libtlsplice.a: $(library)
+	$(say) AR $@
+	$(Q)mkdir -p $(@D) && rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/features
+	$(say) CC $<
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(cflags) $(extra_cflags) -MMD -MP -c -o $@ $<
+
+$(BUILD)/%.o: %.S $(BUILD)/flags | $(BUILD)/features
+	$(say) AS $<
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(cflags) $(extra_cflags) -MMD -MP -c -o $@ $<
+
+$(BUILD)/src/coro_switch%.o: extra_cflags = $(switch_cflags)
+$(BUILD)/src/coro_switch.o: extra_cflags = $(switch_cflags)
+
+# Changes when the compiler or a flag changes: then everything is built again.
+flags	= $(CC) $(cflags) $(ldflags) $(LIBS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' $(call quote,$(flags)) | cmp -s - $@ || printf '%s\n' $(call quote,$(flags)) > $@
+quote	= '$(subst ','\'',$(1))'
+
+# --- what must be installed -----------------------------------------------------------------------------------------
+
+# Small files that compile and link when the thing they are named after is there; their first line says which
+# package it is in and which library to link.
+features = liburing openssl microhttpd $(if $(filter jemalloc,$(MALLOC)),jemalloc)
+
+$(BUILD)/features: $(features:%=tests/features/%.c) $(BUILD)/flags
+	$(Q)CC='$(CC)' tests/features/check $(SANFLAGS) -- $(features:%=tests/features/%.c)
+	@mkdir -p $(@D) && touch $@
+
+$(BUILD)/features-test: tests/features/criterion.c $(BUILD)/flags
+	$(Q)CC='$(CC)' tests/features/check -- tests/features/criterion.c
+	@mkdir -p $(@D) && touch $@
+
+# --- tests -----------------------------------------------------------------------------------------------------------
+
+# -Wshadow and friends stay on: Criterion's macros are clean. Unit tests reach the private headers of src/.
+$(BUILD)/tests/unit/%.o: | $(BUILD)/features-test
+$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/libtlsplice.a
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS) -lcriterion
+
+# Fuzz targets with a plain main() that replays the files of tests/fuzz/corpus.
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)/libtlsplice.a
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+
+# Programs that the end-to-end tests use; the proxy's code is not linked into them.
+$(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ldflags) -o $@ $^ -lssl -lcrypto -ldl
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libtlsplice.a
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+
+tests: all $(units) $(fuzzers) $(tools)
+
+test:
+	@tests/install-deps build run test
+	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)',all)
+
+quick:
+	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)') quick
+
+unit:
+	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)') unit
+
+e2e:
+	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)') $(if $(K),-k '$(K)') e2e
+
+SECONDS	= 60
+fuzz:
+	@tests/fuzz/run $(SECONDS)
+
+# --- checks of the source ------------------------------------------------------------------------------------------
+
+lint: tidy cppcheck
+
+tidy: | $(BUILD)/features
+	$(Q)printf '%s\n' $(filter %.c,$(sources)) | xargs -P 2 -n 1 clang-tidy --quiet --warnings-as-errors='*' \
+		--extra-arg=-Wno-unknown-warning-option $(TIDYFLAGS)
+
+cppcheck:
+	$(Q)cppcheck -q -j 2 --std=c11 --error-exitcode=1 --inline-suppr --enable=warning,performance,portability \
+		--suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches -D__x86_64__ -DTLSPLICE_VERSION='""' -Isrc src
+
+# --- run, bench, install ---------------------------------------------------------------------------------------------
+
+run:
+	@tests/install-deps build run
+	@$(MAKE) --no-print-directory all
+	@packaging/quickstart $(BUILD)/tlsplice
+
+bench:
+	@tests/install-deps build run bench
+	@$(MAKE) --no-print-directory all $(benches)
+	@BUILD=$(BUILD) bench/run
+
+man5	= $(wildcard man/*.5)
+man8	= $(wildcard man/*.8)
+install: all
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples
+	install -m 755 $(BUILD)/tlsplice $(DESTDIR)$(SBINDIR)/tlsplice
+	sed 's|@SBINDIR@|$(SBINDIR)|g' packaging/tlsplice.service > $(DESTDIR)$(UNITDIR)/tlsplice.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/tlsplice.service
+	install -m 644 $(wildcard configs/*.conf) $(DESTDIR)$(DOCDIR)/examples
+	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
+	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)
+	$(if $(man8),install -d $(DESTDIR)$(MANDIR)/man8 && install -m 644 $(man8) $(DESTDIR)$(MANDIR)/man8)
+
+clean:
+	rm -rf build build-*
+
+-include $(wildcard $(BUILD)/src/*.d $(BUILD)/src/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/bench/*.d)

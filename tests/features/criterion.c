@@ -1,0 +1,6 @@
+/* libcriterion-dev -lcriterion */
+#include <criterion/criterion.h>
+
+Test(feature, links)
+{
+}
