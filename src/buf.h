@@ -1,0 +1,87 @@
+/*
+ * Buffers: chunks of two sizes, borrowed only while bytes are in them, and queues of chunks.
+ * One pool per worker, not thread safe; the free chunk used last is handed out first, for it is still in the cache.
+ * Depends on nothing of the proxy; ring.c lends chunks to the kernel as provided buffers.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_BUF_H
+#define TLSPLICE_BUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * SMALL holds a message, such as a request of 1 KiB, in one page. BIG holds four full TLS records (64 KiB and their overhead), so that
+ * a bulk transfer costs one receive, four seals and one send for each 64 KiB.
+ */
+enum chunk_size { CHUNK_SMALL, CHUNK_BIG, CHUNK_SIZES };
+enum {
+	CHUNK_SMALL_BYTES = 4096,
+	CHUNK_BIG_BYTES = 80 * 1024,	 /* a size class of jemalloc */
+	CHUNK_BIG_RECEIVE = 64 * 1024,	 /* what one receive may fill of a big one */
+};
+
+struct chunk {
+	struct chunk *next;
+	uint32_t start, end; /* the bytes in use */
+	uint32_t room;	     /* size of data */
+	uint32_t size;	     /* enum chunk_size */
+	unsigned char data[];
+};
+
+/* Bytes of data a chunk of each size has. */
+enum {
+	CHUNK_SMALL_ROOM = CHUNK_SMALL_BYTES - (int)sizeof(struct chunk),
+	CHUNK_BIG_ROOM = CHUNK_BIG_BYTES - (int)sizeof(struct chunk),
+};
+
+struct bufs {
+	struct chunk *free[CHUNK_SIZES];
+	size_t kept[CHUNK_SIZES]; /* chunks on the free list */
+	size_t lent[CHUNK_SIZES]; /* chunks handed out */
+};
+
+/* A FIFO of chunks with bytes in them. A zeroed one is empty. */
+struct queue {
+	struct chunk *head, *tail;
+	size_t bytes;
+};
+
+/* Returns an empty chunk, or NULL when there is no memory. */
+struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size);
+
+/* Gives a chunk back; chunk_put(bufs, NULL) is fine. */
+void chunk_put(struct bufs *bufs, struct chunk *chunk);
+
+/* The size that holds n bytes in one chunk, as far as one can. */
+enum chunk_size chunk_size_for(size_t n);
+
+/* Frees what is on the free lists; every chunk must have come back: asserted. */
+void bufs_free(struct bufs *bufs);
+
+/* Appends a chunk that has bytes in it. The queue owns it from now on. */
+void queue_append(struct queue *queue, struct chunk *chunk);
+
+/* Moves everything from `from` to the end of `to`. */
+void queue_move(struct queue *to, struct queue *from);
+
+/* Takes n <= queue->bytes bytes off the front; emptied chunks go back to the pool. */
+void queue_consume(struct queue *queue, struct bufs *bufs, size_t n);
+
+/* Copies up to n bytes off the front into `data`, consuming them; returns how many. */
+size_t queue_read(struct queue *queue, struct bufs *bufs, void *data, size_t n);
+
+/* Makes sure that `n` bytes can be written to the last chunk without a break, adding a chunk if need be. n <= CHUNK_BIG_ROOM. Returns that chunk or NULL (no memory). */
+struct chunk *queue_reserve(struct queue *queue, struct bufs *bufs, size_t n);
+
+/* Appends a copy of n bytes. Returns 0, or -ENOMEM with perhaps a part of them appended: whoever writes records gives the connection up then. */
+int queue_write(struct queue *queue, struct bufs *bufs, const void *data, size_t n);
+
+/* The first chunk with bytes in it (empty ones before it are dropped), or NULL. */
+struct chunk *queue_front(struct queue *queue, struct bufs *bufs);
+
+/* Drops everything. */
+void queue_clear(struct queue *queue, struct bufs *bufs);
+
+#endif

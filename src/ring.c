@@ -1,0 +1,421 @@
+/*
+ * The ring: see ring.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "ring.h"
+
+#include "coro.h"
+#include "list.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum {
+	SQ_ENTRIES = 1024, /* a fuller queue is submitted early */
+	CQ_ENTRIES = 8192, /* multishot operations complete without being asked: give them room */
+	REAP_AT_ONCE = 256,
+	/* Provided buffers of each size. They are replaced as they are used, so this is what one batch of completions can consume. */
+	LENT_SMALL = 256,
+	LENT_BIG = 16,
+};
+
+/* Chunks of one size lent to the kernel: slot i is buffer id i. */
+struct lender {
+	struct io_uring_buf_ring *ring;
+	struct chunk **slot;
+	unsigned slots;
+	unsigned missing; /* slots that are empty because there was no memory */
+	unsigned receive; /* bytes a receive may fill */
+};
+
+struct ring {
+	struct io_uring uring;
+	struct bufs *bufs;
+	struct lender lender[CHUNK_SIZES];
+	uint64_t now_ms;
+	size_t pending;
+#ifdef RING_FAULTS
+	unsigned long fail_in;
+	int fail_with;
+#endif
+};
+
+static uint64_t clock_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t ring_now_ms(const struct ring *ring)
+{
+	return ring->now_ms;
+}
+
+size_t ring_pending(const struct ring *ring)
+{
+	return ring->pending;
+}
+
+const char *ring_explain(int error)
+{
+	switch (-error) {
+	case EPERM:
+		return "io_uring is switched off on this machine: see the sysctl kernel.io_uring_disabled, or the seccomp profile of the container";
+	case ENOSYS:
+		return "this kernel has no io_uring: Linux 6.1 or later is needed, built with CONFIG_IO_URING";
+	case EINVAL:
+		return "this kernel's io_uring is too old: Linux 6.1 or later is needed";
+	case ENOMEM:
+		return "no memory for an io_uring (on old kernels: ulimit -l)";
+	default:
+		return strerror(-error);
+	}
+}
+
+/* Puts a fresh chunk into an empty slot. */
+static void lend(struct ring *ring, enum chunk_size size, unsigned id)
+{
+	struct lender *l = &ring->lender[size];
+	struct chunk *c = chunk_get(ring->bufs, size);
+
+	l->slot[id] = c;
+	if (!c) {
+		l->missing++;
+		return;
+	}
+	io_uring_buf_ring_add(l->ring, c->data, l->receive, (unsigned short)id, io_uring_buf_ring_mask(l->slots), 0);
+	io_uring_buf_ring_advance(l->ring, 1);
+}
+
+/* After an allocation failed, tries again to fill the slots it left empty. */
+static void lend_missing(struct ring *ring, enum chunk_size size)
+{
+	struct lender *l = &ring->lender[size];
+	unsigned before = l->missing;
+
+	if (!before)
+		return;
+	l->missing = 0;
+	for (unsigned id = 0; id < l->slots && before > 0; id++) {
+		if (!l->slot[id]) {
+			lend(ring, size, id);
+			before--;
+		}
+	}
+}
+
+static int lender_open(struct ring *ring, enum chunk_size size, unsigned slots, unsigned receive)
+{
+	struct lender *l = &ring->lender[size];
+	struct io_uring_buf_reg reg = { .ring_entries = slots, .bgid = (uint16_t)size };
+	int error;
+
+	l->slots = slots;
+	l->receive = receive;
+	l->slot = calloc(slots, sizeof(struct chunk *));
+	l->ring = mmap(NULL, slots * sizeof(struct io_uring_buf), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (l->ring == MAP_FAILED)
+		l->ring = NULL;
+	if (!l->slot || !l->ring)
+		return -ENOMEM;
+	reg.ring_addr = (uintptr_t)l->ring;
+	error = io_uring_register_buf_ring(&ring->uring, &reg, 0);
+	if (error)
+		return error;
+	io_uring_buf_ring_init(l->ring);
+	for (unsigned id = 0; id < slots; id++)
+		lend(ring, size, id);
+	return 0;
+}
+
+static void lender_close(struct ring *ring, enum chunk_size size)
+{
+	struct lender *l = &ring->lender[size];
+
+	for (unsigned id = 0; l->slot && id < l->slots; id++)
+		chunk_put(ring->bufs, l->slot[id]);
+	free(l->slot);
+	if (l->ring)
+		munmap(l->ring, l->slots * sizeof(struct io_uring_buf));
+}
+
+struct ring *ring_open(struct bufs *bufs, int *error)
+{
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL,
+		.cq_entries = CQ_ENTRIES,
+	};
+	struct ring *ring = calloc(1, sizeof(*ring));
+
+	*error = -ENOMEM;
+	if (!ring)
+		return NULL;
+	*error = io_uring_queue_init_params(SQ_ENTRIES, &ring->uring, &params);
+	if (*error) {
+		free(ring);
+		return NULL;
+	}
+	ring->bufs = bufs;
+	ring->now_ms = clock_ms();
+	/* Saves the look-up of the descriptor at every submission; a refusal costs only that. */
+	(void)io_uring_register_ring_fd(&ring->uring);
+	*error = lender_open(ring, CHUNK_SMALL, LENT_SMALL, CHUNK_SMALL_ROOM);
+	if (!*error)
+		*error = lender_open(ring, CHUNK_BIG, LENT_BIG, CHUNK_BIG_RECEIVE);
+	if (*error) {
+		ring_close(ring);
+		return NULL;
+	}
+	return ring;
+}
+
+void ring_close(struct ring *ring)
+{
+	if (!ring)
+		return;
+	/* The kernel may write into lent chunks until the last receive is over. */
+	if (ring->pending) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+		if (sqe) {
+			io_uring_prep_cancel(sqe, NULL, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+			io_uring_sqe_set_data64(sqe, 0);
+			sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		}
+		for (int turns = 0; ring->pending && turns < 1000; turns++)
+			ring_turn(ring, ring->now_ms + 10);
+	}
+	io_uring_queue_exit(&ring->uring);
+	for (int size = 0; size < CHUNK_SIZES; size++)
+		lender_close(ring, size);
+	free(ring);
+}
+
+/* An SQE always comes: a full queue goes to the kernel first. */
+static struct io_uring_sqe *sqe_get(struct ring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+	while (!sqe) {
+		/* -EBUSY: the completion queue overflows; the kernel keeps what does not fit and takes SQEs again once it is flushed. */
+		if (io_uring_submit(&ring->uring) == -EBUSY)
+			io_uring_get_events(&ring->uring);
+		sqe = io_uring_get_sqe(&ring->uring);
+	}
+	return sqe;
+}
+
+#ifdef RING_FAULTS
+enum { FAULT = 1 }; /* low bit of the user data: completes with ring->fail_with */
+
+void ring_fail_nth(struct ring *ring, unsigned long nth, int error)
+{
+	ring->fail_in = nth;
+	ring->fail_with = error;
+}
+
+static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	if (ring->fail_in == 0 || --ring->fail_in > 0)
+		return;
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data64(sqe, (uintptr_t)op | FAULT);
+}
+#else
+enum { FAULT = 0 };
+#define fault(ring, sqe, op) ((void)0)
+#endif
+
+/* Marks the operation as the kernel's. */
+static void submit(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	assert(!op->armed);
+	op->armed = true;
+	op->cancelled = false;
+	ring->pending++;
+	io_uring_sqe_set_data(sqe, op);
+	fault(ring, sqe, op);
+}
+
+void ring_accept(struct ring *ring, struct ring_op *op, int fd)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
+	submit(ring, sqe, op);
+}
+
+void ring_recv(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, bool many)
+{
+	struct io_uring_sqe *sqe;
+
+	lend_missing(ring, size);
+	sqe = sqe_get(ring);
+	op->lends = (uint8_t)(size + 1);
+	if (many)
+		io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	else
+		io_uring_prep_recv(sqe, fd, NULL, ring->lender[size].receive, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = (uint16_t)size;
+	submit(ring, sqe, op);
+}
+
+void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, size_t n)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	io_uring_prep_send(sqe, fd, data, n, MSG_NOSIGNAL);
+	submit(ring, sqe, op);
+}
+
+void ring_connect(struct ring *ring, struct ring_op *op, int fd, const struct addr *addr)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	io_uring_prep_connect(sqe, fd, &addr->sa, addr->len);
+	submit(ring, sqe, op);
+}
+
+void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned events, bool many)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	if (many)
+		io_uring_prep_poll_multishot(sqe, fd, events);
+	else
+		io_uring_prep_poll_add(sqe, fd, events);
+	submit(ring, sqe, op);
+}
+
+void ring_cancel(struct ring *ring, struct ring_op *op)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!op->armed || op->cancelled)
+		return;
+	op->cancelled = true;
+	sqe = sqe_get(ring);
+	io_uring_prep_cancel(sqe, op, 0);
+	io_uring_sqe_set_data64(sqe, 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+}
+
+/* Takes the chunk the kernel filled out of its slot and lends another in its place. */
+static struct chunk *take_lent(struct ring *ring, enum chunk_size size, unsigned id, int res)
+{
+	struct chunk *c = ring->lender[size].slot[id];
+
+	lend(ring, size, id);
+	if (res <= 0) {
+		chunk_put(ring->bufs, c);
+		return NULL;
+	}
+	c->end = (uint32_t)res;
+	return c;
+}
+
+static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
+{
+	uint64_t data = io_uring_cqe_get_data64(cqe);
+	struct ring_op *op = (struct ring_op *)(uintptr_t)(data & ~(uint64_t)FAULT);
+	struct ring_result r = {
+		.res = cqe->res,
+		.more = cqe->flags & IORING_CQE_F_MORE,
+		.nonempty = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY,
+	};
+
+	if (!op)
+		return; /* a cancellation that found nothing */
+#ifdef RING_FAULTS
+	if (data & FAULT)
+		r.res = ring->fail_with;
+#endif
+	if (cqe->flags & IORING_CQE_F_BUFFER)
+		r.chunk = take_lent(ring, op->lends - 1, cqe->flags >> IORING_CQE_BUFFER_SHIFT, cqe->res);
+	if (!r.more) {
+		op->armed = false;
+		ring->pending--;
+	}
+	op->done(op, &r);
+}
+
+int ring_turn(struct ring *ring, uint64_t until_ms)
+{
+	struct io_uring_cqe *cqes[REAP_AT_ONCE];
+	struct __kernel_timespec wait = { 0 };
+	unsigned n;
+	int r;
+
+	if (until_ms > ring->now_ms) {
+		uint64_t ms = until_ms - ring->now_ms;
+
+		wait.tv_sec = (long long)(ms / 1000);
+		wait.tv_nsec = (long long)(ms % 1000) * 1000000;
+	}
+	r = io_uring_submit_and_wait_timeout(&ring->uring, cqes, 1, until_ms == UINT64_MAX ? NULL : &wait, NULL);
+	ring->now_ms = clock_ms();
+	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+		return r;
+	while ((n = io_uring_peek_batch_cqe(&ring->uring, cqes, REAP_AT_ONCE)) > 0) {
+		for (unsigned i = 0; i < n; i++) {
+			struct io_uring_cqe copy = *cqes[i];
+
+			complete(ring, &copy);
+		}
+		io_uring_cq_advance(&ring->uring, n);
+	}
+	return 0;
+}
+
+static void wake(struct ring_op *op, const struct ring_result *result)
+{
+	struct ring_wait *wait = container_of(op, struct ring_wait, op);
+
+	wait->result = *result;
+	coro_resume(wait->coro);
+}
+
+static int await(struct ring_wait *wait)
+{
+	wait->op.done = wake;
+	wait->coro = coro_self();
+	coro_suspend();
+	return wait->result.res;
+}
+
+int ring_await_recv(struct ring *ring, struct ring_wait *wait, int fd, struct chunk **chunk)
+{
+	int res;
+
+	do {
+		ring_recv(ring, &wait->op, fd, CHUNK_SMALL, false);
+		res = await(wait);
+	} while (res == -ENOBUFS && !wait->op.cancelled);
+	*chunk = wait->result.chunk;
+	return res;
+}
+
+int ring_await_send(struct ring *ring, struct ring_wait *wait, int fd, const void *data, size_t n)
+{
+	ring_send(ring, &wait->op, fd, data, n);
+	return await(wait);
+}
+
+int ring_await_connect(struct ring *ring, struct ring_wait *wait, int fd, const struct addr *addr)
+{
+	ring_connect(ring, &wait->op, fd, addr);
+	return await(wait);
+}
