@@ -173,9 +173,10 @@ fuzz:
 
 lint: tidy cppcheck
 
+tidyflags = -std=gnu17 -D_GNU_SOURCE -DTLSPLICE_VERSION='\"$(VERSION)\"' -Isrc
+
 tidy: | $(BUILD)/features
-	$(Q)printf '%s\n' $(filter %.c,$(sources)) | xargs -P 2 -n 1 clang-tidy --quiet --warnings-as-errors='*' \
-		--extra-arg=-Wno-unknown-warning-option $(TIDYFLAGS)
+	$(Q)printf '%s\n' $(filter %.c,$(sources)) | xargs -P 2 -I FILE clang-tidy --quiet --warnings-as-errors='*' FILE -- $(tidyflags)
 
 cppcheck:
 	$(Q)cppcheck -q -j 2 --std=c11 --error-exitcode=1 --inline-suppr --enable=warning,performance,portability \
