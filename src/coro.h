@@ -35,8 +35,18 @@ void coro_pool_census(struct coro_pool *pool, bool on); /* paints stacks before 
 size_t coro_pool_deepest(const struct coro_pool *pool);
 
 /*
+ * About how many stacks the kernel gives this process: SIZE_MAX with MADV_GUARD_INSTALL, half of vm.max_map_count with mprotect(2),
+ * which makes two mappings of each stack. Worth a line in the log at start when it is not SIZE_MAX.
+ */
+size_t coro_pool_ceiling(const struct coro_pool *pool);
+
+/* Uses mprotect(2) for stacks mapped from now on although the kernel may have better: for tests. */
+void coro_pool_guard_mprotect(struct coro_pool *pool);
+
+/*
  * Starts `fn(arg)` on a stack from the pool and runs it until it suspends or returns.
- * Returns 0, or -ENOMEM / -EAGAIN (the kernel gives no more mappings) without having called fn. When fn returns its stack goes back to the pool.
+ * Returns 0, or -ENOMEM / -EAGAIN (the kernel gives no more mappings) without having called fn; nothing is logged here, the caller says it once.
+ * When fn returns its stack goes back to the pool. Only from the thread's own stack, never from a coroutine: asserted.
  */
 int coro_start(struct coro_pool *pool, coro_fn *fn, void *arg);
 
@@ -46,10 +56,16 @@ struct coro *coro_self(void);
 /* Suspends the running coroutine until somebody calls coro_resume() on it. */
 void coro_suspend(void);
 
-/* Runs a suspended coroutine until it suspends again or returns (after which `coro` is gone). Only from the thread's own stack, never from a coroutine. */
+/*
+ * Runs a suspended coroutine until it suspends again or returns (after which `coro` is gone).
+ * Only from the thread's own stack, never from a coroutine, and only in the thread that started it: asserted.
+ */
 void coro_resume(struct coro *coro);
 
-/* Calls fn(arg) on the thread's own stack and comes back; on the thread's stack it is a plain call. */
+/*
+ * Calls fn(arg) on the thread's own stack and comes back; on the thread's stack it is a plain call.
+ * fn must not suspend (asserted; coro_self() is NULL in it). It may start and resume other coroutines.
+ */
 void coro_call(coro_fn *fn, void *arg);
 
 #endif
