@@ -28,4 +28,7 @@ char *arena_strndup(struct arena *arena, const char *text, size_t n);
 /* printf into the arena. */
 char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* For tests: when not negative, so many more allocations succeed and every later one fails. */
+extern long arena_fail_after;
+
 #endif

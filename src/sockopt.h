@@ -6,6 +6,7 @@
 #ifndef TLSPLICE_SOCKOPT_H
 #define TLSPLICE_SOCKOPT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -29,6 +30,18 @@ struct sockopts {
 	struct sockopt *opts;
 	size_t count;
 };
+
+/* What every section starts with, one "a|l|r:OPTION=VALUE" per line. */
+#define SOCKOPT_DEFAULTS "a:SO_REUSEADDR=yes\nl:TCP_NODELAY=yes\nr:TCP_NODELAY=yes"
+#define SOCKOPT_DEFAULTS_UDP "a:SO_REUSEADDR=yes\nl:SO_REUSEADDR=yes"
+
+enum { SOCKOPT_TEXT_MAX = 64 };
+
+/* Reads "a|l|r:OPTION=VALUE[:VALUE]". False: illegal, with `role` and `opt` undefined. */
+bool sockopt_parse(const char *spec, enum sock_role *role, struct sockopt *opt);
+
+/* Writes "a:SO_LINGER=1:60", which sockopt_parse() reads back, and returns `text`. */
+const char *sockopt_text(const struct sockopt *opt, enum sock_role role, char text[SOCKOPT_TEXT_MAX]);
 
 const char *sockopt_name(const struct sockopt *opt);
 
