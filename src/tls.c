@@ -1,0 +1,170 @@
+/*
+ * TLS connections: the handshake over queues. See tls.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tls.h"
+
+#include "log.h"
+#include "record_openssl.h"
+#include "tls_context.h"
+#include "tls_sessions.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
+
+/* "func@file:line: error:0A000126:SSL routines::unexpected eof while reading: data" */
+static void error_text(char *text, size_t size, unsigned long code, const char *file, int line, const char *func, const char *data, int flags)
+{
+	char reason[256];
+
+	ERR_error_string_n(code, reason, sizeof(reason));
+	snprintf(text, size, "%s@%s:%d: %s%s%s", func, file, line, reason, flags & ERR_TXT_STRING && *data ? ": " : "",
+		 flags & ERR_TXT_STRING ? data : "");
+}
+
+void tls_log_errors(int level, const char *log_id, const char *prefix, const char *suffix)
+{
+	const char *file, *func, *data;
+	char text[LOG_TEXT_MAX];
+	unsigned long code;
+	int line, flags;
+
+	while ((code = ERR_get_error_all(&file, &line, &func, &data, &flags))) {
+		bool last = ERR_peek_error() == 0;
+
+		error_text(text, sizeof(text), code, file, line, func, data, flags);
+		if (!last)
+			log_write(level, log_id, "error queue: %s", text);
+		else
+			log_write(level, log_id, "%s: %s%s%s", prefix, text, suffix ? ": client " : "", suffix ? suffix : "");
+	}
+}
+
+/* The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses. */
+static void set_server_name(struct tls *tls)
+{
+	const struct section *section = tls->section;
+	const char *spec = section->connect.count ? section->connect.texts[0] : "";
+	const char *colon = strrchr(spec, ':');
+	char name[256] = "";
+	struct in6_addr ip;
+
+	if (section->sni)
+		snprintf(name, sizeof(name), "%s", section->sni);
+	else if (colon && *spec != '/' && *spec != '@')
+		snprintf(name, sizeof(name), "%.*s", (int)(colon - spec), spec);
+	if (!*name || *name == '[' || inet_pton(AF_INET, name, &ip) == 1 || inet_pton(AF_INET6, name, &ip) == 1) {
+		tls_log(tls, LOG_DEBUG, "SNI: extension disabled");
+		return;
+	}
+	tls_log(tls, LOG_INFO, "SNI: sending servername: %s", name);
+	SSL_set_tlsext_host_name(tls->ssl, name);
+}
+
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *out, const char *destination)
+{
+	BIO *bio;
+
+	tls->context = context;
+	tls->section = context->section;
+	tls->destination = destination;
+	tls->record.engine = &record_openssl;
+	tls->record.bufs = bufs;
+	tls->record.out = out;
+	ERR_clear_error();
+	tls->ssl = SSL_new(context->ctx);
+	if (!tls->ssl)
+		return -ENOMEM;
+	SSL_set_app_data(tls->ssl, tls);
+	bio = record_bio_new(&tls->record);
+	if (!bio)
+		return -ENOMEM;
+	SSL_set_bio(tls->ssl, bio, bio);
+	tls->handshaking = true;
+	if (tls->section->client) {
+		SSL_set_connect_state(tls->ssl);
+		set_server_name(tls);
+		tls_sessions_offer(context->sessions, destination, tls->ssl, tls->section, tls->log_id);
+	} else {
+		SSL_set_accept_state(tls->ssl);
+	}
+	return 0;
+}
+
+static void log_peer_key(struct tls *tls)
+{
+	EVP_PKEY *key;
+	char group[80];
+
+	if (SSL_get_peer_tmp_key(tls->ssl, &key) != 1) {
+		tls_log(tls, LOG_INFO, "No peer temporary key received");
+		return;
+	}
+	if (EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1)
+		snprintf(group, sizeof(group), "%s", EVP_PKEY_get0_type_name(key));
+	tls_log(tls, LOG_INFO, "Peer temporary key: %s, %d bits", group, EVP_PKEY_get_bits(key));
+	EVP_PKEY_free(key);
+}
+
+static void log_session_id(struct tls *tls)
+{
+	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1] = "";
+	unsigned n;
+	const unsigned char *id = SSL_SESSION_get_id(SSL_get0_session(tls->ssl), &n);
+
+	for (unsigned i = 0; i < n; i++)
+		snprintf(hex + 2 * i, 3, "%02X", id[i]);
+	tls_log(tls, LOG_INFO, "Session id: %s", hex);
+}
+
+static void log_established(struct tls *tls)
+{
+	const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
+
+	if (tls->section->debug < LOG_INFO)
+		return;
+	tls_log(tls, LOG_INFO, "TLS %s: %s", tls->section->client ? "connected" : "accepted",
+		tls_resumed(tls) ? "previous session reused" : "new session negotiated");
+	tls_log(tls, LOG_INFO, "%s ciphersuite: %s (%d-bit encryption)", SSL_get_version(tls->ssl), SSL_CIPHER_get_name(cipher),
+		SSL_CIPHER_get_bits(cipher, NULL));
+	log_peer_key(tls);
+	log_session_id(tls);
+}
+
+enum tls_progress tls_handshake(struct tls *tls)
+{
+	int code;
+
+	ERR_clear_error();
+	code = SSL_do_handshake(tls->ssl);
+	if (code == 1) {
+		tls->handshaking = false;
+		log_established(tls);
+		return TLS_DONE;
+	}
+	if (SSL_get_error(tls->ssl, code) == SSL_ERROR_WANT_READ)
+		return TLS_WANTS_BYTES;
+	if (tls->section->debug >= LOG_ERR)
+		tls_log_errors(LOG_ERR, tls->log_id, tls->section->client ? "SSL_connect" : "SSL_accept", tls->peer);
+	ERR_clear_error();
+	return TLS_FAILED;
+}
+
+bool tls_resumed(const struct tls *tls)
+{
+	return SSL_session_reused(tls->ssl);
+}
+
+void tls_end(struct tls *tls)
+{
+	if (tls->record.bufs)
+		queue_clear(&tls->record.in, tls->record.bufs);
+	SSL_free(tls->ssl);
+	tls->ssl = NULL;
+}

@@ -1,0 +1,101 @@
+/*
+ * TLS: contexts made from a section's options, handshakes, sessions. tls*.c and record_*.c are the only files that see the SSL API;
+ * none of them sees a socket or the ring: bytes come and go through queues, and whoever has them moves them.
+ * The functions marked (deep) need a thread's stack: coroutines call them through coro_call().
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_TLS_H
+#define TLSPLICE_TLS_H
+
+#include "config.h"
+#include "record.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct ssl_st;
+struct tls_library;
+struct tls_identity;
+struct tls_sessions;
+struct tls_context;
+
+/*
+ * The OpenSSL library state of one worker (an OSSL_LIB_CTX with the machine's openssl.cnf): workers share no lock inside OpenSSL.
+ * Returns NULL after logging why.
+ */
+struct tls_library *tls_library_new(void);
+void tls_library_free(struct tls_library *library);
+
+/* "OpenSSL 3.0.x 1 Jan 2026" of the headers and of the library that runs. */
+const char *tls_compiled_version(void);
+const char *tls_running_version(void);
+
+/*
+ * Loads a section's certificates and keys, asking for pass phrases on the terminal. Returns NULL after logging why.
+ * Used to make contexts, then freed, which wipes the keys.
+ */
+struct tls_identity *tls_identity_load(const struct section *section);
+void tls_identity_free(struct tls_identity *identity);
+
+/* Wipes the pass phrase remembered for further keys; called before exit. */
+void tls_forget_passphrase(void);
+
+/*
+ * What all workers share of a section, and what outlives a reload that leaves the section unchanged: ticket keys, the server's session cache,
+ * the client's sessions by destination. Reference counted.
+ */
+struct tls_sessions *tls_sessions_new(const struct section *section);
+struct tls_sessions *tls_sessions_ref(struct tls_sessions *sessions);
+void tls_sessions_unref(struct tls_sessions *sessions);
+
+/*
+ * Makes the SSL_CTX of a section for one worker. Returns NULL after logging why. `announce`: log at LOG_INFO what is configured (once, not per worker).
+ * The section and the sessions must outlive the context.
+ */
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_sessions *sessions,
+				    struct tls_library *library, bool announce);
+void tls_context_free(struct tls_context *context);
+
+/* One TLS connection. Lives inside its owner; zeroed is "none". */
+struct tls {
+	struct record record; /* `record.engine` is set by tls_start() */
+	struct ssl_st *ssl;
+	const struct section *section;
+	const char *log_id;	/* of the connection, for log lines */
+	const char *peer;	/* "A:P" of the client, ends TLS error lines */
+	bool handshaking;
+	bool alert_sent;	/* fatal */
+	bool alert_received;	/* fatal */
+	bool renegotiating;	/* the peer asked, and the section says no */
+	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
+	struct tls_context *context;
+};
+
+/*
+ * Prepares a TLS connection of the section's role over `out` (record->in is its own). `destination`, client mode: which slot of the session cache
+ * belongs to the upstream ("" = the section's common one); must live as long as the connection. Returns 0 or -ENOMEM. (deep)
+ */
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *out, const char *destination);
+
+enum tls_progress {
+	TLS_DONE,
+	TLS_WANTS_BYTES, /* send what is in `out`, then append what comes to record.in and call again */
+	TLS_FAILED,	 /* logged; `out` may hold an alert that should still be sent */
+};
+
+/* Takes the handshake as far as it goes. (deep) */
+enum tls_progress tls_handshake(struct tls *tls);
+
+/* True when the handshake resumed a session. */
+bool tls_resumed(const struct tls *tls);
+
+/* Frees the SSL object and drops unopened input. tls_end() of a zeroed struct is fine. (deep) */
+void tls_end(struct tls *tls);
+
+/* The engine that works for every connection (record_openssl.c). */
+extern const struct record_engine record_openssl;
+
+/* For tls*.c and record_*.c: logs the OpenSSL error queue of this thread, most recent last, as "prefix: func@file:line: error:...". Clears it. */
+void tls_log_errors(int level, const char *log_id, const char *prefix, const char *suffix);
+
+#endif

@@ -1,0 +1,277 @@
+/*
+ * TLS contexts: a section's options become an SSL_CTX of one worker. See tls.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tls_context.h"
+
+#include "log.h"
+#include "record_openssl.h"
+#include "tls_identity.h"
+#include "tls_sessions.h"
+
+#include <openssl/conf.h>
+#include <openssl/err.h>
+#include <openssl/provider.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* shared/spec section 3.2; the post-quantum group leads where this OpenSSL has it. */
+static const char default_ciphers[] = "HIGH:!aNULL:!SSLv2:!DH:!kDHEPSK";
+static const char default_suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
+static const char default_groups[] = "X25519:P-256:X448:P-521:P-384";
+static const char default_groups_pq[] = "X25519MLKEM768:X25519:P-256:X448:P-521:P-384";
+
+enum { SECURITY_LEVEL_MIN = 2 }; /* unless the section chooses */
+
+struct tls_library {
+	OSSL_LIB_CTX *context;
+};
+
+struct tls_library *tls_library_new(void)
+{
+	struct tls_library *library = calloc(1, sizeof(*library));
+	char *file = CONF_get1_default_config_file();
+
+	if (!library)
+		goto failed;
+	library->context = OSSL_LIB_CTX_new();
+	if (!library->context)
+		goto failed;
+	/* The machine's policy (openssl.cnf: minimum version, security level, providers) holds for us too. A missing file is no policy. */
+	if (file && !OSSL_LIB_CTX_load_config(library->context, file))
+		ERR_clear_error();
+	OPENSSL_free(file);
+	return library;
+failed:
+	tls_log_errors(LOG_ERR, NULL, "OSSL_LIB_CTX_new", NULL);
+	OPENSSL_free(file);
+	tls_library_free(library);
+	return NULL;
+}
+
+void tls_library_free(struct tls_library *library)
+{
+	if (!library)
+		return;
+	OSSL_LIB_CTX_free(library->context);
+	free(library);
+}
+
+const char *tls_compiled_version(void)
+{
+	return OPENSSL_VERSION_TEXT;
+}
+
+const char *tls_running_version(void)
+{
+	return OpenSSL_version(OPENSSL_VERSION);
+}
+
+/* State changes at LOG_DEBUG; alerts always, because the end of a connection depends on them (shared/spec 6.3). */
+static void info(const SSL *ssl, int where, int ret)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+
+	if (where & SSL_CB_ALERT) {
+		bool fatal = ret >> 8 == SSL3_AL_FATAL;
+
+		if (where & SSL_CB_READ)
+			tls->alert_received |= fatal;
+		else
+			tls->alert_sent |= fatal;
+		if (tls->section->debug >= LOG_DEBUG)
+			log_write(LOG_DEBUG, tls->log_id, "TLS alert (%s): %s: %s", where & SSL_CB_READ ? "read" : "write",
+				  SSL_alert_type_string_long(ret), SSL_alert_desc_string_long(ret));
+	} else if (tls->section->debug >= LOG_DEBUG && where & SSL_CB_LOOP) {
+		log_write(LOG_DEBUG, tls->log_id, "TLS state (%s): %s", tls->section->client ? "connect" : "accept", SSL_state_string_long(ssl));
+	}
+}
+
+/* renegotiation = no: a handshake message of TLS 1.2 or older after the handshake is the peer asking for another (CVE-2011-1473 class). */
+static void watch_renegotiation(int write, int version, int type, const void *data, size_t n, SSL *ssl, void *arg)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+	(void)version;
+	(void)arg;
+
+	if (write || type != SSL3_RT_HANDSHAKE || n == 0 || tls->handshaking || SSL_version(ssl) >= TLS1_3_VERSION)
+		return;
+	if (*(const unsigned char *)data == (tls->section->client ? SSL3_MT_HELLO_REQUEST : SSL3_MT_CLIENT_HELLO) && !tls->renegotiating) {
+		tls->renegotiating = true;
+		if (tls->section->debug >= LOG_WARNING)
+			log_write(LOG_WARNING, tls->log_id, "Aborting due to renegotiation request");
+	}
+}
+
+static bool set_groups(SSL_CTX *ctx, const struct section *section)
+{
+	bool ok;
+
+	if (section->curves) {
+		ok = SSL_CTX_set1_groups_list(ctx, section->curves) == 1;
+	} else {
+		ok = SSL_CTX_set1_groups_list(ctx, default_groups_pq) == 1 || SSL_CTX_set1_groups_list(ctx, default_groups) == 1;
+	}
+	ERR_clear_error();
+	if (!ok)
+		log_global(LOG_ERR, "Invalid groups list in 'curves'");
+	return ok;
+}
+
+/* One `config = command[:parameter]`. */
+static bool config_command(SSL_CONF_CTX *conf, const char *line)
+{
+	char *command = strdup(line);
+	char *parameter = command ? strchr(command, ':') : NULL;
+	bool ok = false;
+	int r;
+
+	if (!command)
+		return false;
+	if (parameter)
+		*parameter++ = '\0';
+	ERR_clear_error();
+	r = SSL_CONF_cmd(conf, command, parameter);
+	if (r > 0)
+		ok = true;
+	else if (r == -2)
+		log_global(LOG_ERR, "OpenSSL config command \"%s\" was not recognised", command);
+	else if (r == -3)
+		log_global(LOG_ERR, "OpenSSL config command \"%s\" requires a parameter", command);
+	else
+		tls_log_errors(LOG_ERR, NULL, "SSL_CONF_cmd", NULL);
+	free(command);
+	return ok;
+}
+
+static bool set_config(SSL_CTX *ctx, const struct section *section)
+{
+	SSL_CONF_CTX *conf;
+	bool ok = true;
+
+	if (section->config.count == 0)
+		return true;
+	conf = SSL_CONF_CTX_new();
+	if (!conf)
+		return false;
+	SSL_CONF_CTX_set_ssl_ctx(conf, ctx);
+	SSL_CONF_CTX_set_flags(conf, SSL_CONF_FLAG_FILE | SSL_CONF_FLAG_SHOW_ERRORS | SSL_CONF_FLAG_CERTIFICATE |
+					     (section->client ? SSL_CONF_FLAG_CLIENT : SSL_CONF_FLAG_SERVER));
+	for (size_t i = 0; ok && i < section->config.count; i++)
+		ok = config_command(conf, section->config.texts[i]);
+	if (ok && !SSL_CONF_CTX_finish(conf)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CONF_CTX_finish", NULL);
+		ok = false;
+	}
+	SSL_CONF_CTX_free(conf);
+	return ok;
+}
+
+static void set_security_level(SSL_CTX *ctx, const struct section *section)
+{
+	if (section->security_level >= 0)
+		SSL_CTX_set_security_level(ctx, section->security_level);
+	else if (SSL_CTX_get_security_level(ctx) < SECURITY_LEVEL_MIN)
+		SSL_CTX_set_security_level(ctx, SECURITY_LEVEL_MIN);
+}
+
+static void set_options(SSL_CTX *ctx, const struct section *section)
+{
+	SSL_CTX_set_options(ctx, SSL_OP_NO_SSLv2 | SSL_OP_NO_SSLv3);
+	SSL_CTX_set_options(ctx, section->options_set);
+	SSL_CTX_clear_options(ctx, section->options_clear);
+	/*
+	 * RELEASE_BUFFERS: 33 KiB less for each idle connection. The others let SSL_write() return early and be repeated
+	 * from another address, which our queues need.
+	 */
+	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+}
+
+/* Versions: what the section says; what it leaves open, the machine's policy says. */
+static bool set_versions(SSL_CTX *ctx, const struct section *section)
+{
+	return (!section->min_version || SSL_CTX_set_min_proto_version(ctx, section->min_version)) &&
+	       (!section->max_version || SSL_CTX_set_max_proto_version(ctx, section->max_version));
+}
+
+static void announce_context(SSL_CTX *ctx, const struct section *section)
+{
+	if (section->security_level >= 0)
+		log_global(LOG_INFO, "User-specified security level set: %d", section->security_level);
+	else
+		log_global(LOG_INFO, "OpenSSL security level is used: %d", SSL_CTX_get_security_level(ctx));
+	log_global(LOG_DEBUG, "Ciphers: %s", section->ciphers ? section->ciphers : default_ciphers);
+	log_global(LOG_DEBUG, "TLSv1.3 ciphersuites: %s", section->ciphersuites ? section->ciphersuites : default_suites);
+	log_global(LOG_DEBUG, "TLS options: 0x%llx (+0x%llx, -0x%llx)", (unsigned long long)SSL_CTX_get_options(ctx),
+		   (unsigned long long)section->options_set, (unsigned long long)section->options_clear);
+	log_global(LOG_INFO, "Session resumption %s", section->session_resume ? "enabled" : "disabled");
+	if (section->client)
+		log_global(LOG_WARNING, "Service [%s] needs authentication to prevent MITM attacks", section->name);
+}
+
+static bool context_fill(struct tls_context *context, const struct section *section, const struct tls_identity *identity,
+			 struct tls_library *library)
+{
+	SSL_CTX *ctx = context->ctx;
+
+	if (!set_versions(ctx, section)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_min_proto_version", NULL);
+		return false;
+	}
+	set_security_level(ctx, section);
+	set_options(ctx, section);
+	if (!SSL_CTX_set_cipher_list(ctx, section->ciphers ? section->ciphers : default_ciphers)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_cipher_list", NULL);
+		return false;
+	}
+	if (!SSL_CTX_set_ciphersuites(ctx, section->ciphersuites ? section->ciphersuites : default_suites)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_ciphersuites", NULL);
+		return false;
+	}
+	if (!set_groups(ctx, section) || !tls_sessions_install(context->sessions, section, ctx))
+		return false;
+	ERR_clear_error();
+	if (!tls_identity_install(identity, ctx, library->context)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_use_certificate", NULL);
+		return false;
+	}
+	SSL_CTX_set_info_callback(ctx, info);
+	if (!section->renegotiation)
+		SSL_CTX_set_msg_callback(ctx, watch_renegotiation);
+	return set_config(ctx, section);
+}
+
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_sessions *sessions,
+				    struct tls_library *library, bool announce)
+{
+	struct tls_context *context = calloc(1, sizeof(*context));
+
+	if (!context || !record_bio_init())
+		goto failed;
+	context->section = section;
+	context->sessions = tls_sessions_ref(sessions);
+	ERR_clear_error();
+	context->ctx = SSL_CTX_new_ex(library->context, NULL, section->client ? TLS_client_method() : TLS_server_method());
+	if (!context->ctx) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_new", NULL);
+		goto failed;
+	}
+	if (!context_fill(context, section, identity, library))
+		goto failed;
+	if (announce)
+		announce_context(context->ctx, section);
+	return context;
+failed:
+	tls_context_free(context);
+	return NULL;
+}
+
+void tls_context_free(struct tls_context *context)
+{
+	if (!context)
+		return;
+	SSL_CTX_free(context->ctx);
+	tls_sessions_unref(context->sessions);
+	free(context);
+}
