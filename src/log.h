@@ -23,13 +23,16 @@ struct log_target {
 	int facility;	   /* LOG_DAEMON ... */
 };
 
-/* The level in force for lines that belong to no connection (global `debug`). Default LOG_NOTICE. */
+/*
+ * The level in force for lines that belong to no connection (global `debug`). Default LOG_NOTICE.
+ * Until log_open() succeeds every level is wanted: the configuration may still ask for it.
+ */
 void log_set_level(int level);
 bool log_wants(int level);
 
 /*
  * Writes one line at `level` (0..7) under the name `id` ("ui", "main", a connection's id; NULL means this thread's, see log_set_id()).
- * No level check: the caller has compared with the section's level. Bytes below 0x20 and 0x7f become '.'.
+ * No level check: the caller has compared with the section's level. Bytes below 0x20 and 0x7f become '.'. Keeps errno.
  * Until log_open() succeeds the lines are kept in memory.
  */
 void log_write(int level, const char *id, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -54,7 +57,10 @@ int log_open(const struct log_target *target);
 /* Closes and reopens the file (USR1). Returns 0 or -errno; on failure the old file stays in use. */
 int log_reopen(void);
 
-/* Restarts the writer thread in the child after fork(2). */
+/* Writes what is left and ends the writer thread: fork(2) finds no lock held, no line half written. Lines wait meanwhile. */
+void log_before_fork(void);
+
+/* Restarts the writer thread in the child after fork(2), and in the parent if it lives on. */
 void log_after_fork(void);
 
 /* Waits until everything logged so far is written (not longer than `ms` milliseconds). */
@@ -63,7 +69,7 @@ void log_flush(int ms);
 /* Writes what is left, stops the thread, closes the targets. */
 void log_close(void);
 
-/* Lines dropped since the start because the buffer was full. */
+/* Lines dropped since the start because the buffer was full; may be called at any time by anyone. */
 unsigned long log_dropped(void);
 
 #endif

@@ -19,9 +19,12 @@ struct timer {
 	size_t place;	    /* index in the heap + 1; 0 = not armed. A zeroed timer is a disarmed one. */
 };
 
+/* Zeroed = empty. */
 struct timers {
 	struct timer **heap;
 	size_t count, room;
+	bool running; /* inside timers_run(), whose now is: */
+	uint64_t now_ms;
 };
 
 /*
@@ -41,7 +44,10 @@ static inline bool timer_armed(const struct timer *timer)
 /* When the next timer expires, UINT64_MAX if none is armed. */
 uint64_t timers_next(const struct timers *timers);
 
-/* Calls `expired` of every timer due at `now_ms`, earliest first; timers that these calls arm are not run in the same call. */
+/*
+ * Calls `expired` of every timer due at `now_ms`, earliest first.
+ * Timers that these calls arm are not run in the same call: they are due at now_ms + 1 at the earliest.
+ */
 void timers_run(struct timers *timers, uint64_t now_ms);
 
 /* Frees the heap; no timer may be armed. */

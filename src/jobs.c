@@ -1,0 +1,93 @@
+/*
+ * Job pool: one queue, a few threads that take from it. See jobs.h for who may do what on which thread.
+ * Any thread may submit; starting and stopping is the main thread's.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "jobs.h"
+
+#include "thread.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	struct list queue;
+	bool stopping;
+	pthread_t *threads;
+	unsigned count;
+} pool = {
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.wake = PTHREAD_COND_INITIALIZER,
+	.queue = { &pool.queue, &pool.queue },
+};
+
+/* The next job; NULL when the queue is empty and we are to stop. */
+static struct job *job_next(void)
+{
+	struct job *job = NULL;
+
+	pthread_mutex_lock(&pool.lock);
+	while (list_empty(&pool.queue) && !pool.stopping)
+		pthread_cond_wait(&pool.wake, &pool.lock);
+	if (!list_empty(&pool.queue)) {
+		job = list_first(&pool.queue, struct job, link);
+		list_remove(&job->link);
+	}
+	pthread_mutex_unlock(&pool.lock);
+	return job;
+}
+
+static void *pool_run(void *unused)
+{
+	struct job *job;
+
+	(void)unused;
+	while ((job = job_next()) != NULL) {
+		void (*done)(struct job *) = job->done;
+
+		job->work(job);
+		done(job);
+	}
+	return NULL;
+}
+
+int jobs_start(unsigned threads)
+{
+	int error = 0;
+
+	assert(!pool.threads && threads);
+	pool.threads = calloc(threads, sizeof(*pool.threads));
+	if (!pool.threads)
+		return -ENOMEM;
+	pool.stopping = false;
+	while (pool.count < threads && !error) {
+		error = thread_start(&pool.threads[pool.count], "jobs", pool_run, NULL);
+		pool.count += !error;
+	}
+	if (error)
+		jobs_stop();
+	return error;
+}
+
+void jobs_submit(struct job *job)
+{
+	pthread_mutex_lock(&pool.lock);
+	list_append(&pool.queue, &job->link);
+	pthread_mutex_unlock(&pool.lock);
+	pthread_cond_signal(&pool.wake);
+}
+
+void jobs_stop(void)
+{
+	pthread_mutex_lock(&pool.lock);
+	pool.stopping = true;
+	pthread_mutex_unlock(&pool.lock);
+	pthread_cond_broadcast(&pool.wake);
+	while (pool.count > 0)
+		pthread_join(pool.threads[--pool.count], NULL);
+	free(pool.threads);
+	pool.threads = NULL;
+}
