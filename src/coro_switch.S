@@ -88,7 +88,7 @@ coro_switch_init:
 	.cfi_startproc
 	endbr64
 	xorl	%ecx, %ecx
-	leaq	-80(%rsi), %rax
+	leaq	-72(%rsi), %rax
 	stmxcsr	(%rax)
 	fnstcw	4(%rax)
 	movw	%cx, 6(%rax)
@@ -100,7 +100,6 @@ coro_switch_init:
 	movq	%rcx, 48(%rax)		/* rbp */
 	movq	%rdx, 56(%rax)		/* where coro_switch returns to */
 	movq	%rcx, 64(%rax)		/* entry's own return address */
-	movq	%rcx, 72(%rax)
 	ret
 	.cfi_endproc
 	.size	coro_switch_init, .-coro_switch_init
