@@ -308,11 +308,13 @@ static bool writer_runs(void)
 /* Starts the thread; called with the lock. Returns 0 or -errno. */
 static int writer_start(void)
 {
-	bool stuck = shared.owner == getpid() && !shared.ended; /* writer_stop() gave it up: it may go on instead */
+	bool given_up = shared.owner == getpid(); /* writer_stop() did not wait for it: it may go on instead */
 	int error = 0;
 
 	shared.stopping = shared.hurry = false;
-	if (!stuck) {
+	if (given_up && shared.ended)
+		pthread_join(shared.thread, NULL);
+	if (!given_up || shared.ended) {
 		shared.ended = false;
 		error = thread_start(&shared.thread, "log", writer_run, NULL);
 		shared.owner = error ? 0 : getpid();
