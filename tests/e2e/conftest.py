@@ -91,6 +91,17 @@ class Bench:
         self.proxies.append(proxy)
         return proxy
 
+    def refused(self, text, **options):
+        """A configuration that must end the proxy with exit status 1; returns what it said."""
+        proxy = Proxy(self.directory, text, wait=False, name="refused", **options)
+        try:
+            assert proxy.wait_exit() == 1, proxy.log()
+            proxy.check_reports()
+            return proxy.log()
+        finally:
+            proxy.kill()
+            os.unlink(proxy.out)
+
     def server(self, handler=echo, address=None, **options):
         server = Server(handler, self.ports() if address is None else address, **options)
         server.port = server.address
