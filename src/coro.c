@@ -117,8 +117,10 @@ static int coro_unmap(struct coro *co)
 {
 	struct stack stack = co->stack; /* `co` lies in it */
 	unsigned id = co->valgrind_id;
-	int err = stack_unmap(&stack);
+	int err;
 
+	hook_show(stack.low, coro_room(co)); /* the next mapping here must not inherit what the last frames left */
+	err = stack_unmap(&stack);
 	if (err == 0)
 		hook_deregister(id);
 	return err;
