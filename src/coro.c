@@ -63,7 +63,7 @@ struct coro_pool *coro_pool_new(size_t stack_size, size_t keep)
 	if (pool == NULL)
 		return NULL;
 	stack_size = clamp(stack_size, CORO_STACK_MIN, STACK_MAX) * CORO_STACK_FACTOR;
-	pool->stack_size = stack_round(stack_size + sizeof(struct coro));
+	pool->stack_size = stack_round(stack_size + CORO_SWITCH_BYTES + sizeof(struct coro));
 	pool->keep = keep;
 	pool->guard_install = stack_guard_probe();
 	return pool;

@@ -6,6 +6,13 @@
 #ifndef TLSPLICE_CORO_SWITCH_H
 #define TLSPLICE_CORO_SWITCH_H
 
+/* What a switch itself takes of a stack. A ucontext_t of aarch64 is 4.5 KB, and a stack holds two: where it began and where it is parked. */
+#if defined(CORO_UCONTEXT) || !(defined(__aarch64__) || (defined(__x86_64__) && !defined(__ILP32__)))
+enum { CORO_SWITCH_BYTES = 12288 };
+#else
+enum { CORO_SWITCH_BYTES = 192 };
+#endif
+
 /*
  * Prepares the stack [low, top) so that the first switch to the returned value calls entry(), which must never return.
  * `top` is aligned to 16 bytes. The new stack starts with the caller's floating-point control words.
