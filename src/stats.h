@@ -10,21 +10,21 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* name of the field, "counter" or "gauge", Prometheus help text */
-#define STATS_COUNTERS(X)                                                                         \
-	X(accepted, "counter", "Connections accepted")                                            \
-	X(active, "gauge", "Connections open now")                                                \
-	X(rejected, "counter", "Connections refused because of the client limit")                 \
-	X(failed, "counter", "Connections that ended with an error")                              \
-	X(handshakes_full, "counter", "TLS handshakes completed with a new session")              \
-	X(handshakes_resumed, "counter", "TLS handshakes completed by resumption")                \
-	X(handshakes_failed, "counter", "TLS handshakes that failed")                             \
-	X(connect_failed, "counter", "Upstream addresses that could not be connected")            \
-	X(bytes_to_tls, "counter", "Application bytes sent to the TLS side")                      \
-	X(bytes_to_plain, "counter", "Application bytes sent to the plain side")
+/* name of the field, Prometheus name behind "tlsplice_", "counter" or "gauge", help text */
+#define STATS_COUNTERS(X)                                                                                                 \
+	X(accepted, "connections_accepted_total", "counter", "Connections accepted")                                      \
+	X(active, "connections_active", "gauge", "Connections open now")                                                  \
+	X(rejected, "connections_rejected_total", "counter", "Connections refused because of the client limit")           \
+	X(failed, "connections_failed_total", "counter", "Connections that ended with an error")                          \
+	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")             \
+	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")            \
+	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                          \
+	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")            \
+	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                        \
+	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")
 
 struct stats {
-#define X(name, kind, help) _Atomic uint64_t name;
+#define X(name, metric, kind, help) _Atomic uint64_t name;
 	STATS_COUNTERS(X)
 #undef X
 } __attribute__((aligned(64)));
@@ -44,13 +44,16 @@ int stats_start(unsigned workers);
  */
 struct stats *stats_of(const char *service, const char *role, unsigned worker);
 
-/* Tells which services the running configuration has; others are shown only while they still have connections. */
+/* Tells which services the running configuration has; the status page shows others only while they still have connections. */
 void stats_set_current(const char *const *services, unsigned count);
 
 /* Successful (re)loads of the configuration, failed ones, and when the last good one was: for the status page. */
 void stats_note_reload(int ok);
 
-/* Prometheus text exposition format 0.0.4, all services; label values escaped. */
+/*
+ * Prometheus text exposition format 0.0.4, all services there ever were (a counter must not vanish between two scrapes).
+ * Label values are escaped and always UTF-8: a byte that is not comes out as \xHH.
+ */
 void stats_print_prometheus(FILE *out);
 
 /* The status page: HTML that refreshes itself, no script, no outside resource; names escaped. */

@@ -578,8 +578,8 @@ Test(log, a_full_disk)
 	open_file(path, false);
 	log_write(LOG_NOTICE, "ui", "there is room");
 	log_close();
-	assert_file(path, "^" STAMP "LOG5\\[ui\\]: there is room\n" STAMP "LOG4\\[main\\]: [0-9]+ byte\\(s\\) of the log lost: "
-			  "No space left on device \\(28\\)\n$");
+	assert_file(path, "LOG5\\[ui\\]: there is room\n");
+	assert_file(path, "LOG4\\[main\\]: [0-9]+ byte\\(s\\) of the log lost: No space left on device \\(28\\)\n");
 }
 
 Test(log, a_reader_that_went_away)
