@@ -1,7 +1,8 @@
 /*
  * The configuration: what a stunnel.conf says, checked, with every default filled in. One generation lives in one arena and never changes
  * once config_load() returned it. Contract: shared/spec/stunnel-behaviour.md sections 2 and 3. The options stand in options.def, one row each.
- * Reading it opens the configuration files only: no certificate is loaded, no name looked up, no port bound (service.c does that).
+ * Reading it opens the configuration files only: no certificate is loaded, no name looked up, no port bound (service.c does that);
+ * files of options that are not built yet are at most tested for being readable.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_CONFIG_H
@@ -100,8 +101,8 @@ struct config {
 
 /* Where the configuration comes from. */
 struct config_source {
-	const char *path; /* as given on the command line; NULL = read `fd` */
-	int fd;
+	const char *path; /* as given on the command line; NULL = read `fd`. A relative one keeps the meaning it had at the first load. */
+	int fd;		  /* a regular file is read from where the descriptor stands, which is not moved: a reload reads it again */
 };
 
 /*
@@ -113,10 +114,16 @@ struct config *config_load(const struct config_source *source);
 /* Frees a generation; passwords in it are wiped. config_free(NULL) is fine. */
 void config_free(struct config *config);
 
-/* What the command line prints, all of it made from the tables: -help, -options, -T, defaults of -version. */
+/*
+ * What the command line prints, all of it made from the tables: -help, -options, -T, defaults of -version; each with its own headings
+ * ("Global options:" ...). What -T prints is a configuration again, includes resolved and inherited options written out.
+ */
 void config_print_help(FILE *out);
 void config_print_tls_options(FILE *out);
 void config_print_effective(const struct config *config, FILE *out);
 void config_print_defaults(FILE *out);
+
+/* The options that are refused as "not built yet", one name per line: NEWS.md lists the same. */
+void config_print_unbuilt(FILE *out);
 
 #endif

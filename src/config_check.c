@@ -1,0 +1,281 @@
+/*
+ * What options mean together: combinations that cannot work are refused, then what is valid but not built yet.
+ * For config.c only. The order of the checks is the order in which users of stunnel meet the messages.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "config_table.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+bool check_globals(struct reading *reading)
+{
+	const struct globals *global = &reading->global->pub;
+	const char *wrong = NULL;
+
+	/* The daemon changes to "/": a relative path would lead elsewhere. */
+	if (global->foreground == FOREGROUND_NO && global->output && global->output[0] != '/')
+		wrong = "Log file must include full path name";
+	else if (global->foreground == FOREGROUND_NO && global->pid && global->pid[0] != '/')
+		wrong = "Pid file must include full path name";
+	if (wrong)
+		log_write(LOG_ERR, NULL, "Global options: %s", wrong);
+	return !wrong;
+}
+
+/* --- one rule each: NULL or what is wrong -------------------------------------------------------------------------- */
+
+static bool verifies(const struct service_options *service)
+{
+	return service->verify_chain || service->verify_peer;
+}
+
+static const struct protocol_row *protocol_of(const struct service_options *service)
+{
+	for (size_t i = 0; service->protocol && i < protocol_count; i++)
+		if (!strcasecmp(protocols[i].name, service->protocol))
+			return &protocols[i];
+	return NULL;
+}
+
+static const char *check_cert(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (service->pub.client || service->pub.cert.count || service->psk_secrets)
+		return NULL;
+	return "TLS server needs a certificate";
+}
+
+static const char *check_subjects(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (verifies(service) || !(service->check_email.count + service->check_host.count + service->check_ip.count))
+		return NULL;
+	return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled";
+}
+
+static const char *check_ocsp(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	return service->ocsp && !service->verify_chain ? "\"verifyChain\" has to be enabled for OCSP support" : NULL;
+}
+
+static const char *check_protocol(const struct reading *reading, const struct service_options *service)
+{
+	const struct protocol_row *protocol = protocol_of(service);
+	bool client = service->pub.client;
+
+	(void)reading;
+	if (!service->protocol)
+		return NULL;
+	if (!protocol)
+		return "Protocol not supported";
+	if (client ? !protocol->client : !protocol->server)
+		return client ? "The configured protocol is not supported in the client mode"
+			      : "The configured protocol is not supported in the server mode";
+	if (!service->protocol_host && (client ? protocol->client_needs_host : protocol->server_needs_host))
+		return "protocolHost not specified";
+	return NULL;
+}
+
+static const char *check_redirect(const struct reading *reading, const struct service_options *service)
+{
+	const struct protocol_row *protocol = protocol_of(service);
+
+	(void)reading;
+	if (!service->redirect.count)
+		return NULL;
+	if (service->pub.client)
+		return "\"redirect\" is unsupported in client sections";
+	if (protocol && protocol->no_redirect)
+		return "\"redirect\" is incompatible with the specified protocol negotiation";
+	if (!verifies(service))
+		return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"redirect\" to work";
+	return NULL;
+}
+
+/* "primary:pattern"; the primary service stands before its virtual ones. */
+static const char *check_one_sni(const struct reading *reading, const char *sni)
+{
+	const char *colon = strchr(sni, ':');
+	size_t len = colon ? (size_t)(colon - sni) : 0;
+
+	if (!colon)
+		return "Invalid SNI parameter format";
+	for (const struct section *section = reading->config->sections; section; section = section->next)
+		if (strlen(section->name) == len && !memcmp(section->name, sni, len))
+			return section->client ? "SNI primary service is a TLS client" : NULL;
+	return "SNI section name not found";
+}
+
+static const char *check_sni(const struct reading *reading, const struct service_options *service)
+{
+	const char *wrong = NULL;
+
+	for (size_t i = 0; !service->pub.client && !wrong && i < service->sni.count; i++)
+		wrong = check_one_sni(reading, service->sni.texts[i]);
+	return wrong;
+}
+
+static const char *check_versions(const struct reading *reading, const struct service_options *service)
+{
+	const struct section *section = &service->pub;
+
+	(void)reading;
+	if (section->max_version && section->min_version > section->max_version)
+		return "Invalid protocol version range";
+	return NULL;
+}
+
+static const char *check_tickets(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (service->pub.client || !service->ticket_key == !service->ticket_mac)
+		return NULL;
+	return "\"ticketKeySecret\" and \"ticketMacSecret\" must be set together";
+}
+
+static const char *check_trust(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (!verifies(service) || service->ca_engine.count || service->ca_file || service->ca_path || service->ca_store)
+		return NULL;
+	return "Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured";
+}
+
+/* A list that is not there must not pass for one that revokes nothing. */
+static const char *check_crl(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (service->crl_check_chain && !service->verify_chain)
+		return "\"verifyChain\" has to be enabled for \"CRLcheckChain\"";
+	if (!service->crl_file || !access(service->crl_file, R_OK))
+		return NULL;
+	log_write(LOG_ERR, NULL, "Failed to load %s revocation lookup file", service->crl_file);
+	return "Failed to initialize TLS context";
+}
+
+static const char *check_ca_file(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (!service->ca_file || !verifies(service) || !access(service->ca_file, R_OK))
+		return NULL;
+	log_write(LOG_ERR, NULL, "SSL_CTX_load_verify_locations: %s: %s (%d)", service->ca_file, strerror(errno), errno);
+	return "Failed to initialize TLS context";
+}
+
+static const char *check_sockets(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	for (int role = 0; role < SOCK_ROLES && !service->udp; role++)
+		for (size_t i = 0; i < service->pub.socket[role].count; i++)
+			if (!strncmp(sockopt_name(&service->pub.socket[role].opts[i]), "UDP_", 4))
+				return "Illegal socket option: UDP_ options need \"transport = udp\"";
+	return NULL;
+}
+
+/* What a connection comes from and goes to, `accept` left out. */
+static unsigned endpoints(const struct service_options *service)
+{
+	const struct protocol_row *protocol = protocol_of(service);
+	bool client = service->pub.client;
+	unsigned count = 0;
+
+	count += service->pub.connect.count > 0;
+	count += service->exec != NULL;
+	count += service->transparent == TRANSPARENT_DESTINATION || service->transparent == TRANSPARENT_BOTH;
+	count += !client && service->sni.count > 0;
+	count += protocol && (client ? protocol->client_endpoint : protocol->server_endpoint);
+	return count;
+}
+
+static const char *check_endpoints(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	return endpoints(service) + (service->pub.accept.count > 0) == 2 ? NULL : "Each service must define two endpoints";
+}
+
+static const char *check_inetd_endpoints(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	return endpoints(service) == 1 ? NULL : "Inetd mode must define one endpoint";
+}
+
+static const char *check_inetd_accept(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	return service->pub.accept.count ? "'accept' option is only allowed in a [section]" : NULL;
+}
+
+/* --- all rules in order -------------------------------------------------------------------------------------------- */
+
+typedef const char *rule_fn(const struct reading *reading, const struct service_options *service);
+
+static rule_fn *const rules[] = {
+	check_cert,	check_subjects, check_ocsp,  check_protocol, check_redirect, check_sni,
+	check_versions, check_tickets,	check_trust, check_ca_file,  check_crl,	check_sockets,
+};
+
+static const char *check_rules(const struct reading *reading, const struct service_options *service)
+{
+	const char *wrong = NULL;
+
+	for (size_t i = 0; !wrong && i < sizeof(rules) / sizeof(*rules); i++)
+		wrong = rules[i](reading, service);
+	return wrong;
+}
+
+/* The first option, in the order of the file, that wants what is not there. */
+static const struct option *first_unbuilt(const struct reading *reading, const struct service_options *service)
+{
+	const struct option *first = NULL;
+	struct origin *const *of = service->origins.of;
+
+	for (const struct option *row = options; row < options + OPTION_COUNT; row++)
+		if (row->scope == SERVICE && row->asks && of[row - options] && row->asks(reading->global, service) &&
+		    (!first || of[row - options]->order < of[first - options]->order))
+			first = row;
+	return first;
+}
+
+static bool check_built(struct reading *reading, const struct service_options *service)
+{
+	const struct option *row = first_unbuilt(reading, service);
+
+	if (row)
+		config_complain_of(service->origins.of[row - options], row, config_not_built(reading, row));
+	return !row;
+}
+
+bool check_service(struct reading *reading, struct service_options *service)
+{
+	const char *wrong = check_rules(reading, service);
+
+	if (!wrong)
+		wrong = check_endpoints(reading, service);
+	if (wrong) {
+		log_write(LOG_ERR, NULL, "Service [%s]: %s", service->pub.name, wrong);
+		return false;
+	}
+	return check_built(reading, service);
+}
+
+/* No section: one service on descriptors 0 and 1. */
+bool check_inetd(struct reading *reading)
+{
+	struct service_options *service = reading->defaults;
+	const char *wrong = check_inetd_accept(reading, service);
+
+	if (!wrong)
+		wrong = check_rules(reading, service);
+	if (!wrong)
+		wrong = check_inetd_endpoints(reading, service);
+	if (!wrong && !check_built(reading, service))
+		return false;
+	log_write(LOG_ERR, NULL, "Inetd mode: %s", wrong ? wrong : "inetd mode is not built yet");
+	return false;
+}

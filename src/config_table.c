@@ -1,0 +1,226 @@
+/*
+ * The table of options, and which values of options that are not built yet ask for something.
+ * For config*.c only.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "config_table.h"
+
+#include "coro.h"
+
+#include <string.h>
+#include <strings.h>
+
+/* Alone a value may be harmless: these say whether, in the service it stands in, it would change anything. */
+
+static bool asks_always(const struct global_options *global, const struct service_options *service)
+{
+	(void)global, (void)service;
+	return true;
+}
+
+static bool asks_fips(const struct global_options *global, const struct service_options *service)
+{
+	(void)service;
+	return global->fips;
+}
+
+static bool asks_rnd_bytes(const struct global_options *global, const struct service_options *service)
+{
+	(void)service;
+	return global->rnd_bytes != 1256;
+}
+
+static bool asks_rnd_overwrite(const struct global_options *global, const struct service_options *service)
+{
+	(void)service;
+	return !global->rnd_overwrite;
+}
+
+/* Id 0 changes nothing: the process stays what it is. */
+static bool is_root(const char *name)
+{
+	return !strcmp(name, "root") || name[strspn(name, "0")] == '\0';
+}
+
+static bool asks_setuid(const struct global_options *global, const struct service_options *service)
+{
+	(void)service;
+	return !is_root(global->pub.setuid);
+}
+
+static bool asks_setgid(const struct global_options *global, const struct service_options *service)
+{
+	(void)service;
+	return !is_root(global->pub.setgid);
+}
+
+static bool has_unix_accept(const struct service_options *service)
+{
+	for (size_t i = 0; i < service->pub.accept.count; i++)
+		if (service->pub.accept.texts[i][0] == '/')
+			return true;
+	return false;
+}
+
+static bool asks_socket_user(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return has_unix_accept(service) && !is_root(service->setuid);
+}
+
+static bool asks_socket_group(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return has_unix_accept(service) && !is_root(service->setgid);
+}
+
+/* CA files, subject checks and revocation do nothing unless something verifies: then that option is named. */
+static bool asks_check(const struct global_options *global, const struct service_options *service)
+{
+	(void)global, (void)service;
+	return false;
+}
+
+static bool asks_verify_chain(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->verify_chain;
+}
+
+static bool asks_verify_peer(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->verify_peer;
+}
+
+/* A server that requests a certificate sends another handshake; a client has its server's certificate anyway. */
+static bool asks_verify(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->verify_chain || service->verify_peer || (service->request_cert && !service->pub.client);
+}
+
+static bool asks_require_cert(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->require_cert && !service->pub.client;
+}
+
+/* Every server section with a certificate may staple an OCSP answer: there these act without any verification. */
+static bool asks_ocsp_aia(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->ocsp_aia && !service->pub.client;
+}
+
+static bool asks_ocsp_nonce(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->ocsp_nonce && !service->pub.client;
+}
+
+static bool asks_ocsp_flag(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return !service->pub.client;
+}
+
+static bool asks_ocsp_timeout(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->timeout_ocsp_s != 5 && !service->pub.client;
+}
+
+/* These need `exec`, `protocol` or `PSKsecrets`, which are named themselves. */
+static bool asks_exec(const struct global_options *global, const struct service_options *service)
+{
+	(void)global, (void)service;
+	return false;
+}
+
+static bool asks_protocol(const struct global_options *global, const struct service_options *service)
+{
+	(void)global, (void)service;
+	return false;
+}
+
+static bool asks_psk(const struct global_options *global, const struct service_options *service)
+{
+	(void)global, (void)service;
+	return false;
+}
+
+/* Without `sni` a client sends the host in it. */
+static bool asks_protocol_host(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->pub.client && !service->sni.count;
+}
+
+static bool asks_libwrap(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->libwrap;
+}
+
+static bool asks_sni(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return !service->pub.client;
+}
+
+static bool asks_ticket(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return !service->pub.client;
+}
+
+static bool asks_transparent(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->transparent != TRANSPARENT_NONE;
+}
+
+static bool asks_transport(const struct global_options *global, const struct service_options *service)
+{
+	(void)global;
+	return service->udp;
+}
+
+#define BUILT NULL
+#define CORO_STACK_TEXT "32768" /* CORO_STACK_DEFAULT: asserted below */
+_Static_assert(CORO_STACK_DEFAULT == 32768, "CORO_STACK_TEXT must follow CORO_STACK_DEFAULT");
+
+#define GLOBAL_OFFSET(field) offsetof(struct global_options, field)
+#define SERVICE_OFFSET(field) offsetof(struct service_options, field)
+#define OPTION(scope_, name_, alias_, kind_, field_, flags_, fallback_, error_, asks_, help_)                           \
+	{.scope = scope_, .name = name_, .alias = alias_, .kind = &kind_, .offset = scope_##_OFFSET(field_),            \
+	 .flags = flags_, .fallback = fallback_, .error = error_, .asks = asks_, .help = help_},
+const struct option options[OPTION_COUNT] = {
+#include "options.def"
+};
+#undef OPTION
+
+const struct option *option_find(const char *name, enum option_scope scope)
+{
+	for (const struct option *row = options; row < options + OPTION_COUNT; row++)
+		if (row->scope == scope && (!strcasecmp(row->name, name) || (row->alias && !strcasecmp(row->alias, name))))
+			return row;
+	return NULL;
+}
+
+const struct protocol_row protocols[] = {
+	{"capwin", .client = true, .server = true, .server_needs_host = true},
+	{"capwinctrl", .client = true, .client_endpoint = true},
+	{"cifs", .client = true, .server = true, .listed = true},
+	{"connect", .client = true, .server = true, .client_needs_host = true, .listed = true},
+	{"imap", .client = true, .server = true, .no_redirect = true, .listed = true},
+	{"ldap", .client = true, .listed = true},
+	{"nntp", .client = true, .listed = true},
+	{"pgsql", .client = true, .server = true, .listed = true},
+	{"pop3", .client = true, .server = true, .no_redirect = true, .listed = true},
+	{"proxy", .server = true, .listed = true},
+	{"smtp", .client = true, .server = true, .no_redirect = true, .listed = true},
+	{"socks", .client = true, .server = true, .server_endpoint = true, .listed = true},
+};
+const size_t protocol_count = sizeof(protocols) / sizeof(*protocols);
