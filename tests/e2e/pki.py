@@ -37,6 +37,7 @@ class Pki:
         self.client_pem = self.join("client.pem", self.client, self.path("client.key"))
         self.chain_pem = self.join("chain.pem", self.leaf, self.intermediate, self.leaf_key)
         self.chain = self.join("chain.crt", self.leaf, self.intermediate)
+        self.bundle = self.join("bundle.crt", self.ca, self.intermediate)
         self.encrypted_key = self.path("encrypted.key")
         openssl("pkey", "-in", self.ec_key, "-aes256", "-passout", "pass:" + PASSWORD, "-out", self.encrypted_key)
         self.encrypted_pem = self.join("encrypted.pem", self.ec, self.encrypted_key)
