@@ -695,10 +695,10 @@ Test(coro, census_finds_the_deepest_use)
 	coro_pool_census(pool, true);
 	cr_assert_eq(coro_start(pool, count, &n), 0);
 	shallow = coro_pool_deepest(pool);
-	cr_assert(shallow > 0 && shallow < 8192, "%zu", shallow);
+	cr_assert(shallow > 0 && shallow < 16384, "%zu", shallow);
 	cr_assert_eq(coro_start(pool, use_8k, &c), 0);
 	deepest = coro_pool_deepest(pool);
-	cr_assert(deepest >= 8192 && deepest < (SANITIZED ? 40000 : 20000), "%zu", deepest);
+	cr_assert(deepest >= 8192 && deepest < (SANITIZED ? 40000 : 28000), "%zu", deepest);
 	cr_assert_eq(coro_start(pool, count, &n), 0);
 	cr_assert_eq(coro_pool_deepest(pool), deepest);
 	coro_pool_free(pool);
