@@ -18,6 +18,7 @@ static struct {
 	bool stopping;
 	pthread_t *threads;
 	unsigned count;
+	unsigned pending; /* queued or being worked on */
 } pool = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.wake = PTHREAD_COND_INITIALIZER,
@@ -50,6 +51,9 @@ static void *pool_run(void *unused)
 
 		job->work(job);
 		done(job);
+		pthread_mutex_lock(&pool.lock);
+		pool.pending--;
+		pthread_mutex_unlock(&pool.lock);
 	}
 	return NULL;
 }
@@ -76,8 +80,19 @@ void jobs_submit(struct job *job)
 {
 	pthread_mutex_lock(&pool.lock);
 	list_append(&pool.queue, &job->link);
+	pool.pending++;
 	pthread_mutex_unlock(&pool.lock);
 	pthread_cond_signal(&pool.wake);
+}
+
+unsigned jobs_pending(void)
+{
+	unsigned pending;
+
+	pthread_mutex_lock(&pool.lock);
+	pending = pool.pending;
+	pthread_mutex_unlock(&pool.lock);
+	return pending;
 }
 
 void jobs_stop(void)

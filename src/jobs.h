@@ -20,6 +20,9 @@ int jobs_start(unsigned threads);
 /* Queues a job, which must stay valid until `done` was called. First in, first out. */
 void jobs_submit(struct job *job);
 
+/* Jobs queued or being worked on. */
+unsigned jobs_pending(void);
+
 /* Finishes what is queued and ends the threads. */
 void jobs_stop(void);
 

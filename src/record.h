@@ -12,6 +12,7 @@
 
 enum record_result {
 	RECORD_OK,     /* everything that could be done is done; more bytes are needed for more */
+	RECORD_MORE,   /* stopped at the limit: open again once there is room */
 	RECORD_CLOSED, /* the peer's close_notify was read */
 	RECORD_FAILED, /* fatal: an alert to the peer may lie in `out` */
 };
@@ -31,8 +32,8 @@ struct record_engine {
 struct record {
 	const struct record_engine *engine;
 	struct bufs *bufs;
-	struct queue in;    /* from the peer's socket, not yet opened */
-	struct queue *out;  /* to the peer's socket */
+	struct queue *in;  /* from the peer's socket, not yet opened; the socket's owner's */
+	struct queue *out; /* to the peer's socket, likewise */
 };
 
 #endif

@@ -35,7 +35,7 @@ static int bio_read(BIO *bio, char *data, size_t n, size_t *got)
 	struct record *r = BIO_get_data(bio);
 
 	BIO_clear_retry_flags(bio);
-	*got = queue_read(&r->in, r->bufs, data, n);
+	*got = queue_read(r->in, r->bufs, data, n);
 	if (*got > 0)
 		return 1;
 	BIO_set_retry_read(bio);
@@ -79,7 +79,7 @@ static SSL *ssl_of(const struct record *record)
 
 static bool has_pending(const struct record *record)
 {
-	return record->in.bytes > 0 || SSL_has_pending(ssl_of(record));
+	return record->in->bytes > 0 || SSL_has_pending(ssl_of(record));
 }
 
 static enum record_result open_result(struct tls *tls, int code)
@@ -91,7 +91,7 @@ static enum record_result open_result(struct tls *tls, int code)
 	case SSL_ERROR_ZERO_RETURN:
 		return RECORD_CLOSED;
 	default:
-		tls_log_errors(3, tls->log_id, "SSL_read", tls->peer);
+		tls_log_failure(tls, "SSL_read");
 		return RECORD_FAILED;
 	}
 }
@@ -100,13 +100,15 @@ static enum record_result openssl_open(struct record *r, struct queue *plain, si
 {
 	struct tls *tls = container_of(r, struct tls, record);
 
-	while (plain->bytes < limit && has_pending(r)) {
-		/* What is decrypted is no longer than what came in; a record that OpenSSL holds a part of may be. */
-		size_t want = r->in.bytes + 1 < RECORD_MAX ? r->in.bytes + 1 : RECORD_MAX;
-		struct chunk *c = plain->tail && plain->tail->room - plain->tail->end >= want ? plain->tail : queue_reserve(plain, r->bufs, want);
+	while (has_pending(r)) {
+		/* What is decrypted is no longer than what came in; if a record that OpenSSL holds a part of is, it takes one more turn. */
+		struct chunk *c;
 		size_t n;
 		int code;
 
+		if (plain->bytes >= limit)
+			return RECORD_MORE;
+		c = queue_reserve(plain, r->bufs, r->in->bytes < RECORD_MAX ? r->in->bytes + 1 : RECORD_MAX);
 		if (!c)
 			return RECORD_FAILED;
 		ERR_clear_error();
@@ -137,7 +139,7 @@ static enum record_result openssl_seal(struct record *r, struct queue *plain)
 			return RECORD_FAILED;
 		ERR_clear_error();
 		if (!SSL_write_ex(tls->ssl, from->data + from->start, n, &done)) {
-			tls_log_errors(3, tls->log_id, "SSL_write", tls->peer);
+			tls_log_failure(tls, "SSL_write");
 			return RECORD_FAILED;
 		}
 		queue_consume(plain, r->bufs, done);
@@ -151,7 +153,7 @@ static enum record_result openssl_close(struct record *r)
 
 	ERR_clear_error();
 	if (SSL_shutdown(tls->ssl) < 0 && SSL_get_error(tls->ssl, -1) != SSL_ERROR_WANT_READ) {
-		tls_log_errors(3, tls->log_id, "SSL_shutdown", tls->peer);
+		tls_log_failure(tls, "SSL_shutdown");
 		return RECORD_FAILED;
 	}
 	return RECORD_OK;

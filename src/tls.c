@@ -46,6 +46,13 @@ void tls_log_errors(int level, const char *log_id, const char *prefix, const cha
 	}
 }
 
+void tls_log_failure(const struct tls *tls, const char *what)
+{
+	if (tls->section->debug >= LOG_ERR)
+		tls_log_errors(LOG_ERR, tls->log_id, what, tls->peer);
+	ERR_clear_error();
+}
+
 /* The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses. */
 static void set_server_name(struct tls *tls)
 {
@@ -67,7 +74,7 @@ static void set_server_name(struct tls *tls)
 	SSL_set_tlsext_host_name(tls->ssl, name);
 }
 
-int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *out, const char *destination)
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out, const char *destination)
 {
 	BIO *bio;
 
@@ -76,6 +83,7 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 	tls->destination = destination;
 	tls->record.engine = &record_openssl;
 	tls->record.bufs = bufs;
+	tls->record.in = in;
 	tls->record.out = out;
 	ERR_clear_error();
 	tls->ssl = SSL_new(context->ctx);
@@ -150,9 +158,7 @@ enum tls_progress tls_handshake(struct tls *tls)
 	}
 	if (SSL_get_error(tls->ssl, code) == SSL_ERROR_WANT_READ)
 		return TLS_WANTS_BYTES;
-	if (tls->section->debug >= LOG_ERR)
-		tls_log_errors(LOG_ERR, tls->log_id, tls->section->client ? "SSL_connect" : "SSL_accept", tls->peer);
-	ERR_clear_error();
+	tls_log_failure(tls, tls->section->client ? "SSL_connect" : "SSL_accept");
 	return TLS_FAILED;
 }
 
@@ -163,8 +169,9 @@ bool tls_resumed(const struct tls *tls)
 
 void tls_end(struct tls *tls)
 {
-	if (tls->record.bufs)
-		queue_clear(&tls->record.in, tls->record.bufs);
+	/* Ending without close_notify does not spoil the session (RFC 5246 7.2.1); a fatal alert does. */
+	if (tls->ssl && !tls->alert_sent && !tls->alert_received)
+		SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 	SSL_free(tls->ssl);
 	tls->ssl = NULL;
 }

@@ -72,14 +72,14 @@ struct tls {
 };
 
 /*
- * Prepares a TLS connection of the section's role over `out` (record->in is its own). `destination`, client mode: which slot of the session cache
+ * Prepares a TLS connection of the section's role over the queues of its socket. `destination`, client mode: which slot of the session cache
  * belongs to the upstream ("" = the section's common one); must live as long as the connection. Returns 0 or -ENOMEM. (deep)
  */
-int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *out, const char *destination);
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out, const char *destination);
 
 enum tls_progress {
 	TLS_DONE,
-	TLS_WANTS_BYTES, /* send what is in `out`, then append what comes to record.in and call again */
+	TLS_WANTS_BYTES, /* send what is in `out`, append what comes to `in`, and call again */
 	TLS_FAILED,	 /* logged; `out` may hold an alert that should still be sent */
 };
 
@@ -89,13 +89,16 @@ enum tls_progress tls_handshake(struct tls *tls);
 /* True when the handshake resumed a session. */
 bool tls_resumed(const struct tls *tls);
 
-/* Frees the SSL object and drops unopened input. tls_end() of a zeroed struct is fine. (deep) */
+/* Frees the SSL object. tls_end() of a zeroed struct is fine. (deep) */
 void tls_end(struct tls *tls);
 
 /* The engine that works for every connection (record_openssl.c). */
 extern const struct record_engine record_openssl;
 
-/* For tls*.c and record_*.c: logs the OpenSSL error queue of this thread, most recent last, as "prefix: func@file:line: error:...". Clears it. */
+/* For record_*.c and tls.c: the same for a connection, at LOG_ERR. */
+void tls_log_failure(const struct tls *tls, const char *what);
+
+/* For tls*.c: logs the OpenSSL error queue of this thread, most recent last, as "prefix: func@file:line: error:...". Clears it. */
 void tls_log_errors(int level, const char *log_id, const char *prefix, const char *suffix);
 
 #endif

@@ -1,0 +1,515 @@
+/*
+ * Connections: see conn.h. Read conn_live() first.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "conn.h"
+
+#include "coro.h"
+#include "dial.h"
+#include "relay.h"
+#include "slab.h"
+
+#include <errno.h>
+#include <openssl/rand.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LINGER_MS = 2000 }; /* for the peer to take our last alert */
+
+static atomic_uint clients;
+static unsigned clients_max = 1;
+static atomic_ullong next_serial;
+
+void conn_set_limit(unsigned max)
+{
+	clients_max = max;
+}
+
+unsigned conn_limit(void)
+{
+	return clients_max;
+}
+
+unsigned conn_count(void)
+{
+	return atomic_load(&clients);
+}
+
+unsigned conn_list(struct worker *w, unsigned number)
+{
+	list_each(it, next, &w->live) {
+		struct conn *c = container_of(it, struct conn, live);
+
+		log_write(LOG_EMERG, NULL, "Active connection %u: Service [%s], %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ++number,
+			  c->service->conf->name, (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
+	}
+	return number;
+}
+
+/* --- the life of a connection ------------------------------------------------------------------------------------------------------- */
+
+void conn_fail(struct conn *c, enum conn_end how)
+{
+	if (c->failed)
+		return;
+	c->failed = true;
+	c->how = how;
+}
+
+static void log_expired(struct conn *c)
+{
+	conn_log(c, LOG_INFO, "%s: s_poll_wait: TIMEOUTbusy exceeded: sending reset", c->doing);
+	conn_fail(c, CONN_RESET);
+}
+
+/* Waits for bytes from a socket and appends them to its queue. Returns false at the end of the stream, on errors and past the deadline, logged. */
+static bool await_bytes(struct conn *c, struct end *e)
+{
+	const char *call = c->service->conf->client ? "SSL_connect" : "SSL_accept";
+	struct chunk *chunk = NULL;
+	int r = c->failed ? -ECANCELED : ring_await_recv(c->worker->ring, &c->wait, e->fd, &chunk);
+
+	if (chunk)
+		queue_append(&e->in, chunk);
+	if (c->expired)
+		log_expired(c);
+	if (c->failed)
+		return false;
+	if (r > 0)
+		return true;
+	if (r == 0 || r == -ECONNRESET)
+		conn_log(c, LOG_ERR, "%s: Peer suddenly disconnected%s%s", call, ": client ", c->peer_text);
+	else
+		conn_log(c, LOG_ERR, "%s: %s (%d): client %s", call, strerror(-r), -r, c->peer_text);
+	conn_fail(c, CONN_RESET);
+	return false;
+}
+
+/* OpenSSL needs more stack than a coroutine has: these two run on the thread's. */
+struct handshake {
+	struct conn *c;
+	enum tls_progress progress;
+};
+
+static void handshake_start(void *arg)
+{
+	struct handshake *h = arg;
+	struct conn *c = h->c;
+	struct end *e = conn_tls_end(c);
+	bool one_upstream = c->service->upstream->addrs.count <= 1;
+
+	c->tls.log_id = c->id;
+	c->tls.peer = c->peer_text;
+	e->tls = &c->tls;
+	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, one_upstream ? "" : c->upstream_text) < 0) {
+		tls_log_failure(&c->tls, "SSL_new");
+		h->progress = TLS_FAILED;
+	}
+}
+
+static void handshake_step(void *arg)
+{
+	struct handshake *h = arg;
+
+	h->progress = tls_handshake(&h->c->tls);
+}
+
+/* Server mode: TLS accept; client mode: TLS connect. */
+static void tls_up(struct conn *c)
+{
+	struct handshake h = { .c = c, .progress = TLS_WANTS_BYTES };
+	struct end *e = conn_tls_end(c);
+	struct stats *stats = c->service->stats;
+
+	if (c->failed)
+		return;
+	conn_deadline(c, c->service->conf->timeout_busy_s, "ssl_start");
+	coro_call(handshake_start, &h);
+	while (h.progress == TLS_WANTS_BYTES) {
+		coro_call(handshake_step, &h);
+		end_send(e);
+		if (h.progress == TLS_WANTS_BYTES && !await_bytes(c, e))
+			h.progress = TLS_FAILED;
+	}
+	if (h.progress == TLS_DONE) {
+		stats_add(tls_resumed(&c->tls) ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
+	} else {
+		stats_add(&stats->handshakes_failed, 1);
+		conn_fail(c, CONN_RESET);
+	}
+}
+
+/* Options and address of the accepted socket. */
+static void greet(struct conn *c)
+{
+	const struct section *conf = c->service->conf;
+
+	conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
+	conn_log(c, LOG_DEBUG, "Setting local socket options (FD=%d)", c->front.fd);
+	sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, conf->debug);
+	conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", conf->name, c->peer_text);
+}
+
+static void start_relay(void *arg)
+{
+	relay_start(arg);
+}
+
+static void end_conversation(void *arg)
+{
+	struct conn *c = arg;
+
+	conn_finish(c, c->how);
+}
+
+/* A connection from its first byte to its last: until the relay starts it has a stack, from then on two pumps. */
+static void conn_live(void *arg)
+{
+	struct conn *c = arg;
+
+	greet(c);
+	if (c->service->conf->client) {
+		dial(c);
+		tls_up(c);
+	} else {
+		tls_up(c);
+		dial(c);
+	}
+	conn_deadline(c, TIMEOUT_FOREVER, NULL);
+	coro_call(c->failed ? end_conversation : start_relay, c);
+	/* The connection may be gone by now. */
+}
+
+/* --- its beginning ------------------------------------------------------------------------------------------------------------------ */
+
+/* 22 characters of 0-9 a-z A-Z: 131 random bits. */
+static void unique_id(char id[CONN_ID_MAX])
+{
+	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+	unsigned char random[64];
+	int n = 0;
+
+	while (n < 22) {
+		if (RAND_bytes(random, sizeof(random)) != 1) {
+			strcpy(id, "error");
+			return;
+		}
+		for (size_t i = 0; i < sizeof(random) && n < 22; i++)
+			if (random[i] < 4 * 62) /* the rest would favour some digits */
+				id[n++] = digits[random[i] % 62];
+	}
+	id[22] = '\0';
+}
+
+static void set_id(struct conn *c)
+{
+	unsigned long long serial = atomic_fetch_add_explicit(&next_serial, 1, memory_order_relaxed);
+
+	switch (c->service->conf->log_id) {
+	case LOG_ID_UNIQUE:
+		unique_id(c->id);
+		break;
+	case LOG_ID_THREAD:
+		snprintf(c->id, sizeof(c->id), "%d", gettid());
+		break;
+	case LOG_ID_PROCESS:
+		snprintf(c->id, sizeof(c->id), "%d", getpid());
+		break;
+	case LOG_ID_SEQUENTIAL:
+		snprintf(c->id, sizeof(c->id), "%llu", serial);
+		break;
+	}
+}
+
+static void set_peer(struct conn *c)
+{
+	char text[ADDR_TEXT_MAX];
+
+	c->peer.len = sizeof(c->peer) - sizeof(c->peer.len);
+	if (getpeername(c->front.fd, &c->peer.sa, &c->peer.len) < 0)
+		c->peer.len = 0;
+	snprintf(c->peer_text, sizeof(c->peer_text), "%.*s", (int)sizeof(c->peer_text) - 1, addr_text(&c->peer, text));
+}
+
+static void received(struct ring_op *op, const struct ring_result *result);
+static void sent(struct ring_op *op, const struct ring_result *result);
+static void timer_expired(struct timer *timer);
+
+static void end_init(struct end *e, struct conn *c, int fd)
+{
+	e->conn = c;
+	e->fd = fd;
+	e->recv.done = received;
+	e->send.done = sent;
+}
+
+/* True while there is room for one more client; counts it. */
+static bool clients_enter(void)
+{
+	if (atomic_fetch_add_explicit(&clients, 1, memory_order_relaxed) < clients_max)
+		return true;
+	atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed);
+	return false;
+}
+
+static void refuse(struct service *service, int fd)
+{
+	stats_add(&service->stats->rejected, 1);
+	if (service->conf->debug >= LOG_WARNING)
+		log_write(LOG_WARNING, NULL, "Connection rejected: too many clients (>=%u)", clients_max);
+	close(fd);
+}
+
+void conn_accepted(struct service *service, struct worker *w, int fd)
+{
+	struct conn *c;
+	int error;
+
+	if (!clients_enter()) {
+		refuse(service, fd);
+		return;
+	}
+	c = slab_get(w->conns);
+	if (!c) {
+		atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed);
+		refuse(service, fd);
+		return;
+	}
+	memset(c, 0, sizeof(*c));
+	c->worker = w;
+	c->service = service;
+	c->how = CONN_RESET;
+	c->timer.expired = timer_expired;
+	end_init(&c->front, c, fd);
+	end_init(&c->back, c, -1);
+	list_append(&w->live, &c->live);
+	service_set_enter(service->set);
+	stats_add(&service->stats->accepted, 1);
+	stats_add(&service->stats->active, 1);
+	set_id(c);
+	set_peer(c);
+	if (service->conf->debug >= LOG_DEBUG)
+		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd, c->peer_text);
+	error = coro_start(w->coros, conn_live, c);
+	if (error) {
+		conn_log(c, LOG_ERR, "No stack for the connection: %s (%d)", strerror(-error), -error);
+		conn_finish(c, CONN_RESET);
+	}
+}
+
+/* --- sockets and timers ------------------------------------------------------------------------------------------------------------- */
+
+static void interrupt(struct conn *c)
+{
+	if (c->lookup)
+		dial_abandon(c);
+	else
+		ring_cancel(c->worker->ring, &c->wait.op);
+}
+
+void conn_deadline(struct conn *c, int seconds, const char *doing)
+{
+	c->doing = doing;
+	c->expired = false;
+	if (seconds < 0)
+		timer_disarm(&c->worker->timers, &c->timer);
+	else if (timer_arm(&c->worker->timers, &c->timer, ring_now_ms(c->worker->ring) + (uint64_t)seconds * 1000) < 0)
+		conn_fail(c, CONN_RESET); /* without a deadline it could stay for ever */
+}
+
+static void conn_close(struct conn *c);
+static void conn_release(struct conn *c);
+
+static void timer_expired(struct timer *timer)
+{
+	struct conn *c = container_of(timer, struct conn, timer);
+
+	switch (c->stage) {
+	case CONN_TALKING:
+		c->expired = true;
+		interrupt(c);
+		break;
+	case CONN_RELAYING:
+		relay_expired(c);
+		break;
+	case CONN_LINGERING:
+		conn_close(c);
+		break;
+	case CONN_ENDING:
+		break;
+	}
+}
+
+void end_send(struct end *e)
+{
+	struct chunk *chunk;
+
+	if (e->send.armed || e->closed || e->fd < 0)
+		return;
+	chunk = queue_front(&e->out, &e->conn->worker->bufs);
+	if (chunk)
+		ring_send(e->conn->worker->ring, &e->send, e->fd, chunk->data + chunk->start, chunk->end - chunk->start);
+}
+
+/* The alert is out: say so, and read until the peer has hung up, for unread input would turn our close into a RST that destroys the alert. */
+static void linger_step(struct end *e)
+{
+	struct conn *c = e->conn;
+
+	if (e->out.bytes > 0 && !e->closed) {
+		end_send(e);
+		return;
+	}
+	if (!e->closed)
+		shutdown(e->fd, SHUT_WR);
+	e->closed = true;
+	if (e->eof)
+		conn_close(c);
+	else if (!e->recv.armed)
+		ring_recv(c->worker->ring, &e->recv, e->fd, CHUNK_SMALL, true);
+}
+
+static void sent(struct ring_op *op, const struct ring_result *result)
+{
+	struct end *e = container_of(op, struct end, send);
+	struct conn *c = e->conn;
+
+	if (result->res >= 0) {
+		queue_consume(&e->out, &c->worker->bufs, (size_t)result->res);
+	} else {
+		e->closed = true;
+		if (result->res != -ECANCELED)
+			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-result->res), -result->res);
+	}
+	switch (c->stage) {
+	case CONN_TALKING:
+		end_send(e); /* what a broken socket means, the pending receive will tell */
+		break;
+	case CONN_RELAYING:
+		relay_sent(e);
+		break;
+	case CONN_LINGERING:
+		linger_step(e);
+		break;
+	case CONN_ENDING:
+		conn_release(c);
+		break;
+	}
+}
+
+static void received(struct ring_op *op, const struct ring_result *result)
+{
+	struct end *e = container_of(op, struct end, recv);
+	struct conn *c = e->conn;
+
+	if (c->stage == CONN_RELAYING) {
+		relay_received(e, result);
+		return;
+	}
+	chunk_put(&c->worker->bufs, result->chunk); /* too late to matter */
+	if (result->res <= 0 && result->res != -ENOBUFS)
+		e->eof = true;
+	if (c->stage == CONN_LINGERING)
+		linger_step(e);
+	else
+		conn_release(c);
+}
+
+/* --- its end ------------------------------------------------------------------------------------------------------------------------ */
+
+static bool reset_end(const struct conn *c, const struct end *e)
+{
+	/* A RST would overtake the alert (shared/spec R26). */
+	bool alert = e->tls && (c->tls.alert_sent || c->tls.alert_received);
+
+	return c->how == CONN_RESET && c->service->conf->reset && !alert;
+}
+
+static const char *ending_word(struct conn *c)
+{
+	bool front = reset_end(c, &c->front), back = reset_end(c, &c->back);
+
+	return front && back ? "reset" : front ? "closed/reset" : back ? "reset/closed" : "closed";
+}
+
+static void end_close(struct conn *c, struct end *e, const char *name)
+{
+	static const struct linger abort_at_once = { .l_onoff = 1, .l_linger = 0 };
+
+	if (e->fd >= 0) {
+		if (reset_end(c, e))
+			setsockopt(e->fd, SOL_SOCKET, SO_LINGER, &abort_at_once, sizeof(abort_at_once));
+		close(e->fd);
+		conn_log(c, LOG_DEBUG, "%s descriptor (FD=%d) closed", name, e->fd);
+	}
+	queue_clear(&e->in, &c->worker->bufs);
+	queue_clear(&e->out, &c->worker->bufs);
+}
+
+/* Frees the connection when nothing of it is left in the ring. */
+static void conn_release(struct conn *c)
+{
+	struct service *service = c->service;
+	struct worker *w = c->worker;
+	unsigned left;
+
+	if (c->front.recv.armed || c->front.send.armed || c->back.recv.armed || c->back.send.armed || c->wait.op.armed)
+		return;
+	end_close(c, &c->back, "Remote");
+	end_close(c, &c->front, "Local");
+	tls_end(&c->tls);
+	timer_disarm(&w->timers, &c->timer);
+	list_remove(&c->live);
+	left = atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed) - 1;
+	conn_log(c, LOG_DEBUG, "Service [%s] finished (%u left)", service->conf->name, left);
+	stats_add(&service->stats->active, (uint64_t)-1);
+	slab_put(w->conns, c);
+	service_set_leave(service->set);
+}
+
+static void conn_close(struct conn *c)
+{
+	c->stage = CONN_ENDING;
+	ring_cancel(c->worker->ring, &c->front.recv);
+	ring_cancel(c->worker->ring, &c->front.send);
+	ring_cancel(c->worker->ring, &c->back.recv);
+	ring_cancel(c->worker->ring, &c->back.send);
+	conn_release(c);
+}
+
+void conn_finish(struct conn *c, enum conn_end how)
+{
+	struct end *e = conn_tls_end(c);
+
+	c->how = how;
+	conn_log(c, LOG_NOTICE, "Connection %s: %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ending_word(c),
+		 (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
+	if (how == CONN_RESET)
+		stats_add(&c->service->stats->failed, 1);
+	if (c->worker->stage != WORKER_STOPPING && c->tls.alert_sent && !e->closed && e->fd >= 0 &&
+	    timer_arm(&c->worker->timers, &c->timer, ring_now_ms(c->worker->ring) + LINGER_MS) == 0) {
+		c->stage = CONN_LINGERING;
+		linger_step(e);
+	} else {
+		conn_close(c);
+	}
+}
+
+void conn_drop(struct conn *c)
+{
+	switch (c->stage) {
+	case CONN_TALKING:
+		conn_fail(c, CONN_CLOSED);
+		interrupt(c);
+		break;
+	case CONN_RELAYING:
+		conn_finish(c, CONN_CLOSED);
+		break;
+	case CONN_LINGERING:
+		conn_close(c);
+		break;
+	case CONN_ENDING:
+		break;
+	}
+}

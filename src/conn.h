@@ -1,0 +1,129 @@
+/*
+ * Connections: from accept to the last byte. conn_live() in conn.c reads as the life of one.
+ * Everything here belongs to the connection's worker.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_CONN_H
+#define TLSPLICE_CONN_H
+
+#include "addr.h"
+#include "buf.h"
+#include "list.h"
+#include "log.h"
+#include "ring.h"
+#include "service.h"
+#include "timer.h"
+#include "tls.h"
+#include "worker.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CONN_ID_MAX = 24, CONN_PEER_MAX = 64 };
+
+/* One socket of a connection. */
+struct end {
+	int fd; /* -1: not there (yet) */
+	struct ring_op recv, send;
+	struct queue in;  /* received, not yet moved on */
+	struct queue out; /* waiting to be sent, or being sent */
+	struct conn *conn;
+	struct tls *tls;  /* NULL: plain */
+	bool many;	  /* the armed receive is a multishot one */
+	bool bulk;	  /* big receives, one at a time, instead of small ones as they come */
+	bool eof;	  /* nothing more will be received */
+	bool closed;	  /* nothing more may be sent: shut down, or broken */
+};
+
+enum pump_state {
+	PUMP_OPEN,
+	PUMP_ENDING, /* the source has ended; what is buffered still goes out */
+	PUMP_ENDED,  /* the end has been passed on */
+};
+
+/* One direction of the relay: the same for both. */
+struct pump {
+	struct end *from, *to;
+	uint64_t bytes; /* application bytes passed on */
+	bool more;	/* the record engine stopped for want of room */
+	enum pump_state state;
+};
+
+/* How a connection ends (shared/spec 6.3). */
+enum conn_end {
+	CONN_CLOSED, /* ordinary close: what is buffered is delivered */
+	CONN_RESET,  /* RST, unless the section says `reset = no` or a TLS alert must reach the peer */
+};
+
+enum conn_stage {
+	CONN_TALKING,	/* conn_live() runs on a coroutine */
+	CONN_RELAYING,	/* two pumps, no stack */
+	CONN_LINGERING, /* a last alert or answer goes out */
+	CONN_ENDING,	/* waiting for the ring to let go */
+};
+
+struct conn {
+	struct list live; /* the worker's */
+	struct worker *worker;
+	struct service *service;
+	enum conn_stage stage;
+	enum conn_end how;
+	bool failed; /* the first failure has been logged; every further step does nothing */
+	bool expired; /* by `timer` */
+	const char *doing; /* what a deadline would interrupt: for its log line */
+	struct timer timer;
+	uint64_t active_ms; /* when bytes last moved */
+	struct ring_wait wait; /* what the conversation waits for */
+	struct lookup *lookup; /* or this */
+	struct end front, back; /* accepted, dialled */
+	struct tls tls;
+	struct pump to_tls, to_plain;
+	struct addr peer;  /* the client's address */
+	char peer_text[CONN_PEER_MAX];
+	char upstream_text[CONN_PEER_MAX]; /* the upstream that answered: names its slot in the client's session cache */
+	char id[CONN_ID_MAX];
+};
+
+#define conn_wants(c, level) ((c)->service->conf->debug >= (level))
+#define conn_log(c, level, ...) ((void)(conn_wants(c, level) && (log_write((level), (c)->id, __VA_ARGS__), 0)))
+
+/* Clients served at once by the whole process; more are refused. */
+void conn_set_limit(unsigned max);
+unsigned conn_limit(void);
+
+/* Clients served now. Callable from any thread. */
+unsigned conn_count(void);
+
+/* USR2: logs a worker's connections, counting on from `number`; returns the last number. */
+unsigned conn_list(struct worker *worker, unsigned number);
+
+/* Takes over a socket that a listener of the service accepted. */
+void conn_accepted(struct service *service, struct worker *worker, int fd);
+
+/* The first failure of a conversation: it will end in `how` when conn_live() falls through. Log first. */
+void conn_fail(struct conn *c, enum conn_end how);
+
+/* Ends a connection in any stage but TALKING: logs the accounting line, flushes what must still go, closes, frees. */
+void conn_finish(struct conn *c, enum conn_end how);
+
+/* Process exit: ends it in any stage, without ceremony. */
+void conn_drop(struct conn *c);
+
+/* Sends what is in end->out, if it is not being sent already. */
+void end_send(struct end *end);
+
+/* The TLS side and the plain side. */
+static inline struct end *conn_tls_end(struct conn *c)
+{
+	return c->service->conf->client ? &c->back : &c->front;
+}
+
+static inline struct end *conn_plain_end(struct conn *c)
+{
+	return c->service->conf->client ? &c->front : &c->back;
+}
+
+/* (Re)arms the deadline of the present step; negative: none. `doing` names it in the log. */
+void conn_deadline(struct conn *c, int seconds, const char *doing);
+
+#endif

@@ -1,0 +1,94 @@
+/*
+ * The process: see daemon.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "daemon.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { DESCRIPTORS_MAX = 1 << 20 };
+
+/* LeakSanitizer traces its own process. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { DUMPABLE = 1 };
+#else
+enum { DUMPABLE = 0 };
+#endif
+
+unsigned process_limits(void)
+{
+	struct rlimit core = { 0, 0 };
+	struct rlimit files;
+
+	setrlimit(RLIMIT_CORE, &core);
+	prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0);
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return 500;
+	if (files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max < DESCRIPTORS_MAX ? files.rlim_max : DESCRIPTORS_MAX;
+		setrlimit(RLIMIT_NOFILE, &files);
+		getrlimit(RLIMIT_NOFILE, &files);
+	}
+	if (files.rlim_cur > DESCRIPTORS_MAX)
+		files.rlim_cur = DESCRIPTORS_MAX;
+	return (unsigned)(files.rlim_cur * 125 / 256); /* two for each, and some for everything else */
+}
+
+int daemonise(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t pid = null < 0 ? -1 : fork();
+
+	if (pid < 0)
+		return -errno;
+	if (pid > 0)
+		_exit(0);
+	setsid();
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	close(null);
+	return chdir("/") < 0 ? -errno : 0;
+}
+
+int pid_file_create(const char *path)
+{
+	char text[32];
+	ssize_t n;
+	int fd, error = 0;
+
+	if (!path) {
+		log_global(LOG_DEBUG, "No pid file being created");
+		return 0;
+	}
+	unlink(path);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	n = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+	if (fd < 0 || write(fd, text, (size_t)n) != n)
+		error = -errno;
+	if (fd >= 0)
+		close(fd);
+	if (error)
+		log_global(LOG_ERR, "Cannot create pid file %s: %s (%d)", path, strerror(-error), -error);
+	else
+		log_global(LOG_DEBUG, "Created pid file %s", path);
+	return error;
+}
+
+void pid_file_remove(const char *path)
+{
+	if (!path)
+		log_global(LOG_DEBUG, "No pid file to remove");
+	else if (unlink(path) < 0)
+		log_global(LOG_ERR, "Cannot remove pid file %s: %s (%d)", path, strerror(errno), errno);
+	else
+		log_global(LOG_DEBUG, "Removed pid file %s", path);
+}

@@ -1,0 +1,23 @@
+/*
+ * The process: into the background, its pid file, its limits. For serve.c.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_DAEMON_H
+#define TLSPLICE_DAEMON_H
+
+#include "config.h"
+
+/*
+ * Raises the soft limit of descriptors to the hard one, and keeps keys out of core dumps and debuggers.
+ * Returns how many clients the descriptors suffice for.
+ */
+unsigned process_limits(void);
+
+/* Leaves the terminal: the parent exits with status 0, the child goes on in /. Returns 0 or -errno. */
+int daemonise(void);
+
+/* Writes the pid file, if `path` is not NULL. Returns 0 or -errno after logging why. */
+int pid_file_create(const char *path);
+void pid_file_remove(const char *path);
+
+#endif

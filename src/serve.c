@@ -1,0 +1,387 @@
+/*
+ * Serving: see serve.h. The main thread does this and nothing else: it reads configurations, binds, waits for signals, and tells the workers.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "serve.h"
+
+#include "admin.h"
+#include "conn.h"
+#include "daemon.h"
+#include "jobs.h"
+#include "listen.h"
+#include "log.h"
+#include "ring.h"
+#include "service.h"
+#include "stats.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	JOB_THREADS = 4,
+	WORKERS_MAX = 1024,
+	DRAIN_LOOK_MS = 50, /* how often a drain looks whether it is over */
+};
+
+/* The process. */
+static struct {
+	const struct config_source *source;
+	struct worker *workers;
+	unsigned count;
+	struct listening listening;
+	struct generation *current;
+	struct admin *admin;
+	char *admin_address; /* of `admin`, to see whether a reload changes it */
+	char *pid_file;
+	sigset_t signals;
+} server;
+
+static const struct globals *globals(void)
+{
+	return &server.current->config->global;
+}
+
+static unsigned workers_wanted(const struct config *config)
+{
+	unsigned n = (unsigned)config->global.workers;
+	cpu_set_t cpus;
+
+	if (n == 0)
+		n = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 1;
+	return n < WORKERS_MAX ? n : WORKERS_MAX;
+}
+
+/* The largest stack that a section asks for: a worker's coroutines have one size. */
+static size_t stack_wanted(const struct config *config)
+{
+	size_t stack = 0;
+
+	for (const struct section *s = config->sections; s; s = s->next)
+		if (s->stack > stack)
+			stack = s->stack;
+	return stack;
+}
+
+static int open_log(const struct globals *g)
+{
+	struct log_target target = {
+		.output = g->output,
+		.overwrite = g->log_overwrite,
+		.to_stderr = g->foreground == FOREGROUND_YES,
+		.to_syslog = g->syslog,
+		.ident = g->service,
+		.facility = g->facility,
+	};
+
+	log_set_level(g->debug);
+	return log_open(&target);
+}
+
+/* Tells the status page which services there are. */
+static void announce_services(const struct config *config)
+{
+	const char **names = calloc(config->section_count, sizeof(*names));
+
+	for (const struct section *s = config->sections; names && s; s = s->next)
+		names[s->index] = s->name;
+	if (names)
+		stats_set_current(names, (unsigned)config->section_count);
+	free(names);
+}
+
+/* Starts, moves or stops the status page as the configuration in force says. A failure is logged and leaves the old one. */
+static bool start_admin(void)
+{
+	const char *wanted = globals()->admin;
+	struct admin *fresh;
+
+	if (wanted && server.admin_address && strcmp(wanted, server.admin_address) == 0)
+		return true;
+	fresh = wanted ? admin_start(wanted) : NULL;
+	if (wanted && !fresh)
+		return false;
+	admin_stop(server.admin);
+	server.admin = fresh;
+	free(server.admin_address);
+	server.admin_address = wanted ? strdup(wanted) : NULL;
+	return true;
+}
+
+static bool make_workers(const struct config *config)
+{
+	server.count = workers_wanted(config);
+	server.workers = workers_new(server.count);
+	if (!server.workers || stats_start(server.count) < 0)
+		return false;
+	for (unsigned w = 0; w < server.count; w++) {
+		server.workers[w].library = tls_library_new();
+		if (!server.workers[w].library)
+			return false;
+	}
+	listening_init(&server.listening, server.count);
+	return true;
+}
+
+static struct generation *make_generation(struct config *config, const struct generation *previous)
+{
+	struct tls_library *libraries[WORKERS_MAX];
+
+	for (unsigned w = 0; w < server.count; w++)
+		libraries[w] = server.workers[w].library;
+	return generation_new(config, previous, libraries, server.count);
+}
+
+/* Signals that were ignored when we were started stay ignored; the others are taken by sigwait. */
+static void take_signals(void)
+{
+	static const int all[] = { SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGQUIT };
+	struct sigaction before;
+
+	sigemptyset(&server.signals);
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+		if (sigaction(all[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+			sigaddset(&server.signals, all[i]);
+	sigprocmask(SIG_BLOCK, &server.signals, NULL);
+}
+
+static void reload(void)
+{
+	struct config *config = config_load(server.source);
+	struct generation *next = config ? make_generation(config, server.current) : NULL;
+
+	if (next && !listening_prepare(&server.listening, next)) {
+		generation_free(next);
+		next = NULL;
+	}
+	stats_note_reload(next != NULL);
+	if (!next) {
+		log_global(LOG_ERR, "Failed to reload the configuration file");
+		return;
+	}
+	if (next->config->global.workers != globals()->workers)
+		log_global(LOG_NOTICE, "The number of workers changes with the next start");
+	listening_commit(&server.listening, next, server.workers);
+	server.current = next;
+	open_log(globals());
+	announce_services(next->config);
+	start_admin();
+	log_global(LOG_NOTICE, "Configuration successful");
+}
+
+static void list_worker(struct worker *w, void *arg)
+{
+	unsigned *number = arg;
+
+	*number = conn_list(w, *number);
+}
+
+static void list_connections(void)
+{
+	unsigned number = 0;
+
+	log_write(LOG_EMERG, NULL, "Active connections:");
+	for (unsigned w = 0; w < server.count; w++)
+		worker_ask(&server.workers[w], list_worker, &number);
+	log_write(LOG_EMERG, NULL, "Listed %u active connection(s)", number);
+}
+
+static void tell_drain(struct worker *w, void *arg)
+{
+	(void)arg;
+	worker_drain(w);
+}
+
+static void post_stop(struct worker *w, struct message *message)
+{
+	free(message);
+	worker_stop(w);
+}
+
+/* Listeners close now, connections get `drain` seconds; another signal cuts that short. */
+static void drain(int seconds)
+{
+	struct timespec look = { .tv_nsec = DRAIN_LOOK_MS * 1000000L };
+	time_t end = time(NULL) + seconds;
+
+	log_global(LOG_NOTICE, "Draining %u connection(s), %d second(s) at most", conn_count(), seconds);
+	admin_set_healthy(server.admin, false);
+	for (unsigned w = 0; w < server.count; w++)
+		worker_ask(&server.workers[w], tell_drain, NULL);
+	while (conn_count() > 0 && time(NULL) < end) {
+		int signal = sigtimedwait(&server.signals, NULL, &look);
+
+		if (signal == SIGTERM || signal == SIGINT || signal == SIGQUIT)
+			return;
+	}
+}
+
+/* Returns false when the signal ends the process. */
+static bool handle(int signal)
+{
+	switch (signal) {
+	case SIGHUP:
+		log_global(LOG_DEBUG, "Processing SIGNAL_RELOAD_CONFIG");
+		reload();
+		return true;
+	case SIGUSR1:
+		log_reopen();
+		return true;
+	case SIGUSR2:
+		list_connections();
+		return true;
+	case SIGTERM:
+		log_global(LOG_NOTICE, "Terminated");
+		if (globals()->drain_s > 0)
+			drain(globals()->drain_s);
+		return false;
+	default:
+		log_global(LOG_ERR, "Received %s; terminating", signal == SIGINT ? "SIGINT" : "SIGQUIT");
+		return false;
+	}
+}
+
+static void wait_for_signals(void)
+{
+	int signal;
+
+	do
+		while (sigwait(&server.signals, &signal) != 0)
+			continue;
+	while (handle(signal));
+}
+
+static void stop_workers(void)
+{
+	for (unsigned w = 0; w < server.count; w++) {
+		struct message *stop = malloc(sizeof(*stop));
+
+		if (!stop)
+			_exit(1);
+		list_init(&stop->link);
+		stop->deliver = post_stop;
+		worker_post(&server.workers[w], stop);
+	}
+	for (unsigned w = 0; w < server.count; w++)
+		worker_join(&server.workers[w]);
+}
+
+/* Opens everything that can fail and be told to whoever started us. Returns false after logging why. */
+static bool prepare(struct config *config)
+{
+	unsigned clients = process_limits();
+
+	conn_set_limit(clients);
+	log_global(LOG_DEBUG, "Clients allowed=%u", clients);
+	if (!make_workers(config)) {
+		config_free(config);
+		return false;
+	}
+	server.current = make_generation(config, NULL);
+	if (!server.current)
+		return false;
+	log_global(LOG_NOTICE, "Configuration successful");
+	if (!listening_prepare(&server.listening, server.current))
+		return false;
+	return open_log(globals()) == 0;
+}
+
+/* From here on there are threads: into the background first. */
+static bool launch(void)
+{
+	const struct globals *g = globals();
+	int error = 0;
+
+	if (g->foreground == FOREGROUND_NO) {
+		error = daemonise();
+		log_after_fork();
+	}
+	log_set_id("main");
+	server.pid_file = g->pid ? strdup(g->pid) : NULL;
+	if (!error)
+		error = pid_file_create(server.pid_file);
+	if (error)
+		return false;
+	take_signals();
+	signal(SIGPIPE, SIG_IGN);
+	error = jobs_start(JOB_THREADS);
+	if (!error)
+		error = workers_start(server.workers, server.count, stack_wanted(server.current->config));
+	if (error) {
+		log_global(LOG_CRIT, "%s", ring_explain(error));
+		return false;
+	}
+	listening_commit(&server.listening, server.current, server.workers);
+	announce_services(server.current->config);
+	stats_note_reload(1);
+	if (!start_admin())
+		return false;
+	log_global(LOG_INFO, "Accepting new connections");
+	return true;
+}
+
+/* The end: everything is given back, except where a name lookup cannot be waited for. */
+static void finish(void)
+{
+	admin_stop(server.admin);
+	free(server.admin_address);
+	listening_end(&server.listening);
+	pid_file_remove(server.pid_file);
+	free(server.pid_file);
+	tls_forget_passphrase();
+	log_close();
+	if (jobs_pending() > 0)
+		_exit(0);
+	jobs_stop();
+	workers_free(server.workers, server.count);
+}
+
+int serve(const struct config_source *source)
+{
+	struct config *config = config_load(source);
+
+	server.source = source;
+	if (!config || !prepare(config)) {
+		log_dump_kept();
+		return 1;
+	}
+	if (!launch()) {
+		log_flush(1000);
+		log_dump_kept();
+		pid_file_remove(server.pid_file);
+		log_close();
+		_exit(1); /* threads may run */
+	}
+	wait_for_signals();
+	stop_workers();
+	finish();
+	return 0;
+}
+
+int test_configuration(const struct config_source *source)
+{
+	struct config *config = config_load(source);
+	bool ok;
+
+	if (config)
+		config->global.workers = 1;
+	ok = config && make_workers(config);
+	if (ok) {
+		server.current = make_generation(config, NULL);
+		ok = server.current != NULL;
+	} else {
+		config_free(config);
+	}
+	if (ok)
+		log_global(LOG_NOTICE, "Configuration successful");
+	log_dump_kept();
+	generation_free(server.current);
+	workers_free(server.workers, server.count);
+	return ok ? 0 : 1;
+}

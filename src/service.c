@@ -1,0 +1,178 @@
+/*
+ * Services: see service.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "service.h"
+
+#include "log.h"
+
+#include <netdb.h>
+#include <openssl/rand.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct section *section_of(const struct config *config, const struct section *like)
+{
+	for (const struct section *s = config->sections; s; s = s->next)
+		if (strcmp(s->name, like->name) == 0 && strcmp(s->canonical, like->canonical) == 0)
+			return s;
+	return NULL;
+}
+
+/* Tickets and sessions of the same section in the generation before. */
+static struct tls_sessions *sessions_for(const struct section *section, const struct generation *previous)
+{
+	const struct section *old = previous ? section_of(previous->config, section) : NULL;
+
+	return old ? tls_sessions_ref(previous->commons[old->index].sessions) : tls_sessions_new(section);
+}
+
+static bool resolve_accept(const struct section *s, struct common *common)
+{
+	for (size_t i = 0; i < s->accept.count; i++) {
+		int error = addr_resolve(s->accept.texts[i], ADDR_PASSIVE, &common->accept);
+
+		if (error) {
+			log_global(LOG_ERR, "Service [%s]: Cannot resolve accept target \"%s\": %s", s->name, s->accept.texts[i], gai_strerror(error));
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Names that cannot be resolved now are looked up for each connection, as with `delay = yes`. */
+static void resolve_connect(const struct section *s, struct upstream *upstream)
+{
+	unsigned random = 0;
+
+	upstream->delay = s->delay;
+	for (size_t i = 0; i < s->connect.count && !upstream->delay; i++) {
+		if (addr_resolve(s->connect.texts[i], ADDR_ACTIVE, &upstream->addrs) != 0) {
+			log_global(LOG_WARNING, "Service [%s]: Cannot resolve connect target \"%s\" - delaying DNS lookup", s->name, s->connect.texts[i]);
+			upstream->delay = true;
+			addr_list_free(&upstream->addrs);
+		}
+	}
+	RAND_bytes((unsigned char *)&random, sizeof(random)); /* where to begin: no secret */
+	upstream->next = random;
+}
+
+static bool resolve_local(const struct section *s, struct upstream *upstream)
+{
+	int error = s->local ? addr_resolve(s->local, ADDR_HOST, &upstream->local) : 0;
+
+	if (error)
+		log_global(LOG_ERR, "Service [%s]: Cannot resolve local address \"%s\": %s", s->name, s->local, gai_strerror(error));
+	return error == 0;
+}
+
+/* One SSL_CTX for each worker. */
+static bool make_contexts(struct generation *g, const struct section *s, struct tls_library *const *libraries)
+{
+	struct tls_identity *identity = tls_identity_load(s);
+	bool ok = identity != NULL;
+
+	for (unsigned w = 0; ok && w < g->workers; w++) {
+		struct service *service = &g->sets[w].services[s->index];
+
+		service->tls = tls_context_new(s, identity, g->commons[s->index].sessions, libraries[w], w == 0);
+		ok = service->tls != NULL;
+	}
+	tls_identity_free(identity);
+	if (!ok)
+		log_global(LOG_ERR, "Service [%s]: Failed to initialize TLS context", s->name);
+	return ok;
+}
+
+static bool init_section(struct generation *g, const struct section *s, const struct generation *previous, struct tls_library *const *libraries)
+{
+	struct common *common = &g->commons[s->index];
+
+	log_global(LOG_INFO, "Initializing service [%s]", s->name);
+	common->sessions = sessions_for(s, previous);
+	if (!common->sessions) {
+		log_global(LOG_ERR, "Service [%s]: no memory for its sessions", s->name);
+		return false;
+	}
+	for (unsigned w = 0; w < g->workers; w++) {
+		struct service *service = &g->sets[w].services[s->index];
+
+		service->conf = s;
+		service->set = &g->sets[w];
+		service->upstream = &common->upstream;
+		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
+		if (!service->stats)
+			return false;
+	}
+	resolve_connect(s, &common->upstream);
+	return resolve_accept(s, common) && resolve_local(s, &common->upstream) && make_contexts(g, s, libraries);
+}
+
+struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries, unsigned workers)
+{
+	struct generation *g = calloc(1, sizeof(*g));
+	bool ok = g != NULL;
+
+	if (!g) {
+		config_free(config);
+		return NULL;
+	}
+	g->config = config;
+	g->workers = workers;
+	g->refs = workers;
+	g->commons = calloc(config->section_count, sizeof(*g->commons));
+	g->sets = calloc(workers, sizeof(*g->sets));
+	ok = g->commons && g->sets;
+	for (unsigned w = 0; ok && w < workers; w++) {
+		g->sets[w].generation = g;
+		g->sets[w].services = calloc(config->section_count, sizeof(struct service));
+		ok = g->sets[w].services != NULL;
+	}
+	for (const struct section *s = config->sections; ok && s; s = s->next)
+		ok = init_section(g, s, previous, libraries);
+	if (ok)
+		return g;
+	log_global(LOG_ERR, "Configuration failed");
+	generation_free(g);
+	return NULL;
+}
+
+void generation_free(struct generation *g)
+{
+	if (!g)
+		return;
+	for (unsigned w = 0; g->sets && w < g->workers; w++) {
+		for (size_t i = 0; g->sets[w].services && i < g->config->section_count; i++)
+			tls_context_free(g->sets[w].services[i].tls);
+		free(g->sets[w].services);
+	}
+	for (size_t i = 0; g->commons && i < g->config->section_count; i++) {
+		addr_list_free(&g->commons[i].accept);
+		addr_list_free(&g->commons[i].upstream.addrs);
+		addr_list_free(&g->commons[i].upstream.local);
+		tls_sessions_unref(g->commons[i].sessions);
+	}
+	free(g->sets);
+	free(g->commons);
+	config_free(g->config);
+	free(g);
+}
+
+void service_set_release(struct service_set *set)
+{
+	struct generation *g = set->generation;
+
+	if (atomic_fetch_sub(&g->refs, 1) == 1)
+		generation_free(g);
+}
+
+void service_set_enter(struct service_set *set)
+{
+	set->conns++;
+}
+
+void service_set_leave(struct service_set *set)
+{
+	if (--set->conns == 0 && set->retired)
+		service_set_release(set);
+}

@@ -1,0 +1,74 @@
+/*
+ * Services: a configuration brought to life. A generation is one configuration with everything resolved and loaded; each worker has its own
+ * set of services in it (its own SSL_CTX), so that workers share nothing they write to. Built by the main thread, off the workers' path.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_SERVICE_H
+#define TLSPLICE_SERVICE_H
+
+#include "addr.h"
+#include "config.h"
+#include "stats.h"
+#include "tls.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+/* Where a section's connections go: shared by its services of all workers. */
+struct upstream {
+	struct addr_list addrs; /* resolved at load; empty when looked up for each connection */
+	struct addr_list local; /* addresses to connect from; empty: the kernel chooses */
+	bool delay;
+	atomic_uint next; /* failover = rr: where the next connection starts */
+};
+
+/* A section in one worker. */
+struct service {
+	const struct section *conf;
+	struct service_set *set;
+	struct upstream *upstream;
+	struct tls_context *tls;
+	struct stats *stats;
+};
+
+/* One worker's services of one generation. Touched by that worker only, once posted. */
+struct service_set {
+	struct generation *generation;
+	size_t conns; /* connections that use it */
+	bool retired; /* a newer set is in force: freed with its last connection */
+	struct service *services; /* in the order of the configuration's sections */
+};
+
+/* What a section has for all workers. */
+struct common {
+	struct addr_list accept;
+	struct upstream upstream;
+	struct tls_sessions *sessions;
+};
+
+struct generation {
+	struct config *config;
+	struct common *commons;	  /* in the order of the sections */
+	struct service_set *sets; /* one for each worker */
+	unsigned workers;
+	atomic_uint refs; /* one for each set in use */
+};
+
+/*
+ * Resolves addresses, loads certificates and makes contexts for `workers` workers, whose library contexts are in `libraries`.
+ * Sections unchanged since `previous` (may be NULL) keep tickets and sessions. Takes the configuration over, also on failure.
+ * Returns NULL after logging why.
+ */
+struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries, unsigned workers);
+
+/* Gives one set up; the generation goes with its last set. Callable from any thread. */
+void service_set_release(struct service_set *set);
+
+/* Frees a generation that no worker has seen. generation_free(NULL) is fine. */
+void generation_free(struct generation *generation);
+
+/* A connection of the set begins, ends. The set of a retired generation is released with its last connection. */
+void service_set_enter(struct service_set *set);
+void service_set_leave(struct service_set *set);
+
+#endif
