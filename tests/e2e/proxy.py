@@ -164,6 +164,8 @@ class Proxy:
         return took
 
     def wait_ready_again(self):
+        if IS_STUNNEL:
+            time.sleep(0.5)  # it closes its listeners and opens them again
         ports = {int(port) for port in re.findall(r"(?mi)^\s*accept\s*=\s*(?:\S*:)?(\d+)\s*$", self.text)}
         until(lambda: ports <= listening_ports(), 20, "listening after the reload")
         # Old listeners go away in their own time; a higher base would hide a leak.

@@ -175,6 +175,7 @@ def test_usr2_lists_connections(bench):
     proxy = bench.tls_server()
     client = bench.client(proxy.port).ping()
     client.ping(b"12345")
+    time.sleep(0.2)
     proxy.send_signal(signal.SIGUSR2)
     proxy.wait_log(r"LOG0\[\w+\]: Active connections:")
     proxy.wait_log(r"LOG0\[\w+\]: Active connection 1: Service \[s\], 9 byte\(s\) sent to TLS, 9 byte\(s\) sent to socket")
