@@ -51,7 +51,7 @@ size_t stack_round(size_t size)
 	return (size + page - 1) / page * page;
 }
 
-/* Where memory is locked (mlockall) Linux before 6.15 refuses to install a guard: mprotect(2) is left, at two mappings a stack. */
+/* Linux installs no guards in locked memory (EINVAL after mlockall, seen with 6.18): mprotect(2) is left, at two mappings a stack. */
 static int guard(void *p, size_t page, bool install)
 {
 	if (install && madvise(p, page, MADV_GUARD_INSTALL) == 0)
