@@ -148,6 +148,18 @@ static void conn_kill(struct conn *c)
 	shutdown(c->origin.fd, SHUT_RDWR);
 }
 
+/* At the end of the line: whoever waits longest reads first. */
+static void starve(struct half *h)
+{
+	struct half **at = &starved;
+
+	while (*at)
+		at = &(*at)->next_starved;
+	h->starved = true;
+	h->next_starved = NULL;
+	*at = h;
+}
+
 static void unstarve(struct half *h)
 {
 	for (struct half **at = &starved; *at; at = &(*at)->next_starved) {
@@ -203,11 +215,8 @@ static void on_recv(struct half *h, int res, unsigned flags)
 		h->eof = true;
 	else if (res < 0 && res != -ENOBUFS)
 		return conn_kill(h->conn);
-	if (!h->reading && !h->eof && !h->starved) {
-		h->starved = true;
-		h->next_starved = starved;
-		starved = h;
-	}
+	if (!h->reading && !h->eof && !h->starved)
+		starve(h);
 	if (h->first >= 0 && !h->sending)
 		send_queued(h);
 	finish(h);

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "bench.h"
+#include "histogram.h"
 
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -24,6 +25,7 @@ enum {
 	CHUNK = 1 << 16,	/* read size; writes take a whole record each */
 	TURN_BYTES = 1 << 20,	/* one connection's share before the others get their turn */
 	CONNECTIONS_MAX = 20000,
+	OPENING_MAX = 32,	/* connections that mode idle sets up at a time: resting memory is asked for, not that of a storm */
 	STALL_S = 10,		/* no unit of work for so long: something hangs */
 	LATE_MAX = 64,		/* requests that may wait for one busy connection in mode rate */
 };
@@ -81,7 +83,7 @@ static double seconds = 2, warmup_s = 0.3;
 static uint64_t rate = 1000, body_size, last_unit_ns;
 static struct client *clients;
 static struct client *queue[CONNECTIONS_MAX];
-static unsigned queued, resting;
+static unsigned queued, opened, resting;
 static int epoll_fd;
 static char get_head[256];
 static size_t get_len;
@@ -92,50 +94,6 @@ static struct {
 	char first_error[200];
 	char negotiated[160];
 } done;
-
-/* ---- latency: a histogram with 64 steps per power of two, in units of 100 ns (error below 1.6 %) ---- */
-
-enum { STEP_BITS = 6, STEPS = 1 << STEP_BITS, BUCKETS = 40 * STEPS };
-static uint64_t histogram[BUCKETS];
-
-static unsigned bucket_of(uint64_t value)
-{
-	unsigned shift;
-
-	if (value < STEPS)
-		return (unsigned)value;
-	shift = 63 - STEP_BITS - (unsigned)__builtin_clzll(value);
-	return (shift + 1) * STEPS + (unsigned)((value >> shift) - STEPS);
-}
-
-static uint64_t bucket_value(unsigned bucket)
-{
-	if (bucket < STEPS)
-		return bucket;
-	return (uint64_t)(STEPS + bucket % STEPS) << (bucket / STEPS - 1);
-}
-
-static void latency_add(uint64_t ns)
-{
-	unsigned b = bucket_of(ns / 100);
-
-	histogram[b < BUCKETS ? b : BUCKETS - 1]++;
-}
-
-/* Microseconds that the given share of all units stayed under. */
-static double latency_at(double share)
-{
-	uint64_t total = 0, seen = 0;
-
-	for (unsigned b = 0; b < BUCKETS; b++)
-		total += histogram[b];
-	for (unsigned b = 0; b < BUCKETS; b++) {
-		seen += histogram[b];
-		if (total && (double)seen >= share * (double)total)
-			return (double)bucket_value(b) / 10;
-	}
-	return 0;
-}
 
 /* ---- one way to read and write, with and without TLS: bytes, 0 at the end of the stream, -EAGAIN, other -errno ---- */
 
@@ -425,6 +383,8 @@ static ssize_t unit_done(struct client *c)
 	if (mode->rest) {
 		c->state = RESTING;
 		resting++;
+		if (opened < connections)
+			client_open(&clients[opened++]);
 		return -EAGAIN;
 	}
 	if (!mode->reconnect) {
@@ -592,8 +552,8 @@ static void play(void)
 	uint64_t begun;
 
 	last_unit_ns = pace_next_ns = now_ns();
-	for (unsigned i = 0; i < connections; i++)
-		client_open(&clients[i]);
+	while (opened < connections && (!mode->rest || opened < OPENING_MAX))
+		client_open(&clients[opened++]);
 	if (!mode->rest)
 		warm_up();
 	say("START");

@@ -111,7 +111,8 @@ def table(cells, rows, proxies, versions, options):
     rows = [row for row in rows if any(cells_of(cells, row, p) for p in proxies)]
     lines = [f"# Bench of {time.strftime('%Y-%m-%d')}", "", host() + ".",
              f"{options.rounds} interleaved rounds of {options.seconds} s per cell, medians. TLS 1.3, TLS_AES_128_GCM_SHA256, X25519, "
-             "ECDSA P-256, one worker on one core; load generator and origin on another.",
+             "ECDSA P-256, one worker on one core; load generator and origin on another"
+             + ("." if options.namespace else ", on the host's own loopback device."),
              "Ratio: above 1 is better for tlsplice, whatever the row; median, lowest and highest of the rounds. "
              "bench/README.md says how to read this.", ""]
     lines += values_table(cells, rows, proxies) + [""]
