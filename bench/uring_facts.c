@@ -1,0 +1,427 @@
+/*
+ * What this kernel's io_uring does in the cases that the proxy is built around; one line each, to compare kernels with.
+ * A program of its own, without arguments. kernel-notes/io_uring.md says what follows from each line.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { GROUP = 1, BUFS = 4, BUF_SIZE = 1024, NOTHING = 1 << 20 };
+
+static struct io_uring ring;
+static struct io_uring_buf_ring *provided;
+static char memory[BUFS][BUF_SIZE];
+static unsigned flags_of_last;
+
+static void check(int good, const char *what)
+{
+	if (good)
+		return;
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static const char *outcome(int res)
+{
+	static char text[4][64];
+	static int n;
+	char *p = text[n++ % 4];
+
+	if (res == NOTHING)
+		return "nothing";
+	if (res < 0)
+		snprintf(p, sizeof(text[0]), "-%s", strerrorname_np(-res));
+	else
+		snprintf(p, sizeof(text[0]), "%d", res);
+	return p;
+}
+
+__attribute__((format(printf, 2, 3))) static void fact(const char *what, const char *format, ...)
+{
+	va_list args;
+
+	printf("%-74s ", what);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	putchar('\n');
+	fflush(stdout);
+}
+
+static int ring_new(struct io_uring *r, unsigned flags)
+{
+	struct io_uring_params params = { .flags = flags };
+
+	return io_uring_queue_init_params(64, r, &params);
+}
+
+/* The result of the next completion, or NOTHING after 50 ms. */
+static int next(void)
+{
+	struct __kernel_timespec limit = { .tv_nsec = 50000000 };
+	struct io_uring_cqe *cqe;
+	int res;
+
+	if (io_uring_submit_and_wait_timeout(&ring, &cqe, 1, &limit, NULL) < 0 || io_uring_peek_cqe(&ring, &cqe) != 0)
+		return NOTHING;
+	res = cqe->res;
+	flags_of_last = cqe->flags;
+	io_uring_cqe_seen(&ring, cqe);
+	return res;
+}
+
+static const char *more(void)
+{
+	return flags_of_last & IORING_CQE_F_MORE ? "goes on" : "ended";
+}
+
+static void lend(int n)
+{
+	for (int i = 0; i < n; i++)
+		io_uring_buf_ring_add(provided, memory[i], BUF_SIZE, (unsigned short)i, io_uring_buf_ring_mask(BUFS), i);
+	io_uring_buf_ring_advance(provided, n);
+}
+
+/* A new ring with n buffers lent to it. */
+static void fresh(int n)
+{
+	struct io_uring_buf_reg reg = { .ring_entries = BUFS, .bgid = GROUP };
+
+	io_uring_queue_exit(&ring);
+	errno = -ring_new(&ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+	check(errno == 0, "io_uring");
+	reg.ring_addr = (uintptr_t)provided;
+	errno = -io_uring_register_buf_ring(&ring, &reg, 0);
+	check(errno == 0, "io_uring_register_buf_ring");
+	io_uring_buf_ring_init(provided);
+	lend(n);
+}
+
+static void receive(int fd, int multishot, unsigned ioprio)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+
+	if (multishot)
+		io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	else
+		io_uring_prep_recv(sqe, fd, NULL, BUF_SIZE, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = GROUP;
+	sqe->ioprio |= (unsigned short)ioprio;
+}
+
+static int listener(struct sockaddr_in *addr)
+{
+	socklen_t len = sizeof(*addr);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+
+	*addr = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	check(fd >= 0 && bind(fd, (struct sockaddr *)addr, len) == 0 && listen(fd, 128) == 0, "listen");
+	getsockname(fd, (struct sockaddr *)addr, &len);
+	return fd;
+}
+
+static void tcp_pair(int pair[2])
+{
+	struct sockaddr_in addr;
+	int fd = listener(&addr);
+
+	pair[0] = socket(AF_INET, SOCK_STREAM, 0);
+	check(connect(pair[0], (struct sockaddr *)&addr, sizeof(addr)) == 0, "connect");
+	pair[1] = accept(fd, NULL, NULL);
+	check(pair[1] >= 0, "accept");
+	close(fd);
+}
+
+/* --- facts --- */
+
+static void set_up(void)
+{
+	static const struct {
+		const char *name;
+		unsigned flags;
+	} kinds[] = {
+		{ "plain", 0 },
+		{ "SINGLE_ISSUER", IORING_SETUP_SINGLE_ISSUER },
+		{ "SINGLE_ISSUER | DEFER_TASKRUN", IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
+		{ "DEFER_TASKRUN alone", IORING_SETUP_DEFER_TASKRUN },
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		struct io_uring r;
+		int res = ring_new(&r, kinds[i].flags);
+		char what[80];
+
+		snprintf(what, sizeof(what), "ring, %s", kinds[i].name);
+		fact(what, "%s", outcome(res));
+		if (res == 0)
+			io_uring_queue_exit(&r);
+	}
+}
+
+static void *submit_elsewhere(void *arg)
+{
+	int *res = arg;
+
+	io_uring_prep_nop(io_uring_get_sqe(&ring));
+	*res = io_uring_submit(&ring);
+	return NULL;
+}
+
+static void other_thread(void)
+{
+	pthread_t thread;
+	int res;
+
+	fresh(0);
+	pthread_create(&thread, NULL, submit_elsewhere, &res);
+	pthread_join(thread, NULL);
+	fact("submitting from another thread", "%s", outcome(res));
+	fresh(0);
+	fact("registering the ring's own descriptor (how many)", "%s", outcome(io_uring_register_ring_fd(&ring)));
+}
+
+static void completions_wait_for_an_enter(void)
+{
+	struct io_uring_cqe *cqe;
+	int pair[2];
+
+	fresh(1);
+	tcp_pair(pair);
+	receive(pair[0], 0, 0);
+	io_uring_submit(&ring);
+	check(write(pair[1], "x", 1) == 1, "write");
+	usleep(10000);
+	fact("completions visible without entering the kernel for them", "%s", io_uring_peek_cqe(&ring, &cqe) == 0 ? "yes" : "no");
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void no_buffers(void)
+{
+	int pair[2], res;
+
+	fresh(0);
+	tcp_pair(pair);
+	receive(pair[0], 0, IORING_RECVSEND_POLL_FIRST);
+	fact("one recv, POLL_FIRST, no buffers, idle socket", "%s", outcome(next()));
+	check(write(pair[1], "x", 1) == 1, "write");
+	fact("... when a byte comes", "%s", outcome(next()));
+	receive(pair[0], 0, 0);
+	lend(1);
+	fact("one recv, a buffer given in the same submission", "%s", outcome(next()));
+	fresh(0);
+	receive(pair[0], 1, 0);
+	res = next();
+	fact("multishot recv, no buffers, idle socket", "%s, %s", outcome(res), more());
+	fresh(0);
+	receive(pair[0], 1, IORING_RECVSEND_POLL_FIRST);
+	fact("multishot recv, POLL_FIRST, no buffers, idle socket", "%s", outcome(next()));
+	close(pair[1]);
+	fact("... end of stream", "%s", outcome(next()));
+	close(pair[0]);
+}
+
+static void buffers_run_out(void)
+{
+	int pair[2], res;
+
+	fresh(1);
+	tcp_pair(pair);
+	check(write(pair[1], "x", 1) == 1, "write");
+	receive(pair[0], 1, 0);
+	res = next();
+	fact("multishot recv takes the last buffer", "%s, %s", outcome(res), more());
+	res = next();
+	fact("... then, with nothing to receive", "%s", outcome(res));
+	check(write(pair[1], "y", 1) == 1, "write");
+	res = next();
+	fact("... when another byte comes", "%s, %s", outcome(res), more());
+	lend(1);
+	fact("... a buffer given later, without asking again", "%s", outcome(next()));
+	receive(pair[0], 1, 0);
+	res = next();
+	fact("... asked for again", "%s, %s", outcome(res), more());
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void end_of_stream(void)
+{
+	int pair[2], res;
+
+	fresh(1);
+	tcp_pair(pair);
+	close(pair[1]);
+	receive(pair[0], 1, 0);
+	res = next();
+	fact("multishot recv, end of stream", "%s, %s, %s", outcome(res), more(),
+	     flags_of_last & IORING_CQE_F_BUFFER ? "with a buffer" : "without a buffer");
+	fresh(0);
+	receive(pair[0], 0, IORING_RECVSEND_POLL_FIRST);
+	fact("one recv, end of stream, no buffers", "%s", outcome(next()));
+	close(pair[0]);
+}
+
+static void nonempty(void)
+{
+	char big[BUF_SIZE + 1] = { 0 };
+	int pair[2];
+
+	fresh(2);
+	tcp_pair(pair);
+	check(write(pair[1], big, sizeof(big)) == (ssize_t)sizeof(big), "write");
+	for (int left = 1; left >= 0; left--) {
+		receive(pair[0], 0, 0);
+		(void)next();
+		fact(left ? "F_SOCK_NONEMPTY while a byte is left" : "F_SOCK_NONEMPTY on the last byte", "%s",
+		     flags_of_last & IORING_CQE_F_SOCK_NONEMPTY ? "set" : "not set");
+	}
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static int connect_to(const struct sockaddr_in *addr)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	check(connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0, "connect");
+	return fd;
+}
+
+/* Leaves room for one more descriptor; the limit that was is returned. */
+static struct rlimit one_descriptor_left(void)
+{
+	struct rlimit old, tight;
+	int lowest = dup(0);
+
+	close(lowest);
+	getrlimit(RLIMIT_NOFILE, &old);
+	tight = old;
+	tight.rlim_cur = (rlim_t)lowest + 1;
+	setrlimit(RLIMIT_NOFILE, &tight);
+	return old;
+}
+
+static void accept_many(int fd)
+{
+	io_uring_prep_multishot_accept(io_uring_get_sqe(&ring), fd, NULL, NULL, SOCK_CLOEXEC);
+}
+
+static void descriptors_run_out(void)
+{
+	struct sockaddr_in addr;
+	struct rlimit old;
+	int fd, client[3], res, last;
+
+	fresh(0);
+	fd = listener(&addr);
+	for (int i = 0; i < 3; i++)
+		client[i] = connect_to(&addr);
+	old = one_descriptor_left();
+	accept_many(fd);
+	res = next();
+	fact("multishot accept, one descriptor left", "%s", res >= 0 ? "accepted" : outcome(res));
+	res = next();
+	fact("... and none", "%s, %s", outcome(res), more());
+	accept_many(fd);
+	res = next();
+	fact("... asked for again at once", "%s, %s", outcome(res), more());
+	setrlimit(RLIMIT_NOFILE, &old);
+	fact("... descriptors are free again, not asked", "%s", outcome(next()));
+	accept_many(fd);
+	res = next();
+	last = next();
+	fact("... asked for again: of 3 connections", "%d accepted", 1 + (res >= 0) + (last >= 0 && last != NOTHING));
+	for (int i = 0; i < 3; i++)
+		close(client[i]);
+	close(fd);
+	fact("close of a listener with an accept armed", "%s", outcome(next()));
+	io_uring_prep_cancel(io_uring_get_sqe(&ring), NULL, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+	res = next();
+	last = next();
+	fact("cancel of everything: the two completions", "%s, %s", outcome(res), outcome(last));
+}
+
+/* How long a child's port stays taken after the child is gone: microseconds, the longest of `runs`. */
+static long port_taken_us(int tidy, int runs)
+{
+	struct sockaddr_in addr;
+	long longest = 0;
+
+	close(listener(&addr)); /* a free port; no connection was made, so nothing of it lingers */
+	for (int run = 0; run < runs; run++) {
+		struct timespec t0, t;
+		pid_t pid = fork();
+		int fd, one = 1;
+
+		if (pid == 0) {
+			fd = socket(AF_INET, SOCK_STREAM, 0);
+			setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+			if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || listen(fd, 10) != 0 ||
+			    ring_new(&ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN) != 0)
+				_exit(1);
+			io_uring_prep_multishot_accept(io_uring_get_sqe(&ring), fd, NULL, NULL, 0);
+			io_uring_submit(&ring);
+			if (tidy) {
+				io_uring_prep_cancel(io_uring_get_sqe(&ring), NULL, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+				(void)next();
+				(void)next();
+				close(fd);
+			}
+			_exit(0);
+		}
+		waitpid(pid, NULL, 0);
+		clock_gettime(CLOCK_MONOTONIC, &t0);
+		do {
+			fd = socket(AF_INET, SOCK_STREAM, 0);
+			setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+			one = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
+			close(fd);
+			clock_gettime(CLOCK_MONOTONIC, &t);
+			if (one != 0)
+				usleep(20);
+		} while (one != 0 && t.tv_sec - t0.tv_sec < 5);
+		if ((t.tv_sec - t0.tv_sec) * 1000000 + (t.tv_nsec - t0.tv_nsec) / 1000 > longest)
+			longest = (t.tv_sec - t0.tv_sec) * 1000000 + (t.tv_nsec - t0.tv_nsec) / 1000;
+	}
+	return longest;
+}
+
+int main(void)
+{
+	struct utsname name;
+
+	uname(&name);
+	fact("kernel", "%s", name.release);
+	set_up();
+	provided = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	check(provided != MAP_FAILED, "mmap");
+	errno = -ring_new(&ring, 0);
+	check(errno == 0, "io_uring");
+	other_thread();
+	completions_wait_for_an_enter();
+	no_buffers();
+	buffers_run_out();
+	end_of_stream();
+	nonempty();
+	descriptors_run_out();
+	io_uring_queue_exit(&ring);
+	fact("port taken after exit with an accept armed, longest of 200", "%ld us", port_taken_us(0, 200));
+	fact("port taken after cancel, close and exit, longest of 200", "%ld us", port_taken_us(1, 200));
+	return 0;
+}
