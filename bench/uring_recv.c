@@ -101,7 +101,7 @@ struct relay {
 	unsigned ring_size, lent;
 	struct link link[MAX_LINKS];
 	unsigned links, open;
-	int starved; /* how many links ended with -ENOBUFS */
+	bool starved; /* a link could not receive for want of buffers */
 	unsigned long recvs, enters, bytes, nobufs;
 };
 
@@ -219,9 +219,9 @@ static bool wants_more(const struct relay *r, const struct link *l)
 {
 	if (l->receiving || l->ended)
 		return false;
-	if (r->v->multishot || r->v->own)
-		return r->v->multishot ? r->lent > 0 : l->queued == 0;
-	return r->lent > 0 && l->queued < (r->v->late ? 1 : QUEUE_MAX);
+	if (r->v->own)
+		return l->queued == 0;
+	return r->v->multishot || l->queued < (r->v->late ? 1 : QUEUE_MAX);
 }
 
 static void finish(struct relay *r, struct link *l)
@@ -257,8 +257,12 @@ static void go_on(struct relay *r, unsigned i)
 		;
 	if (!l->sending && l->queued > 0)
 		send_head(r, i);
-	if (wants_more(r, l))
-		receive(r, i);
+	if (wants_more(r, l)) {
+		if (r->v->own || r->lent > 0)
+			receive(r, i);
+		else
+			r->starved = true;
+	}
 	finish(r, l);
 }
 
@@ -270,7 +274,6 @@ static void received(struct relay *r, unsigned i, const struct io_uring_cqe *cqe
 	l->nonempty = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
 	if (cqe->res == -ENOBUFS) {
 		r->nobufs++;
-		r->starved++;
 	} else if (cqe->res <= 0) {
 		l->ended = true;
 	} else {
@@ -297,9 +300,9 @@ static void sent(struct relay *r, unsigned i, const struct io_uring_cqe *cqe)
 
 static void feed_starved(struct relay *r)
 {
-	if (r->starved == 0 || r->lent == 0)
+	if (!r->starved || r->lent == 0)
 		return;
-	r->starved = 0;
+	r->starved = false;
 	for (unsigned i = 0; i < r->links; i++)
 		if (r->link[i].in >= 0)
 			go_on(r, i);
