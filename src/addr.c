@@ -37,9 +37,11 @@ static const char *check_port(const char *port)
 		return "no port given";
 	if (all_digits(port))
 		return strtoul(port, NULL, 10) <= 65535 && strlen(port) <= 9 ? NULL : "port number out of range 0..65535";
-	if (!isalnum((unsigned char)*port))
-		return "malformed port";
-	return NULL;
+	/* A name of services(5): printable, and no number in disguise. */
+	for (const char *c = port; *c; c++)
+		if (!isgraph((unsigned char)*c))
+			return "malformed port";
+	return isalnum((unsigned char)*port) ? NULL : "malformed port";
 }
 
 static bool looks_like_ipv6(const char *host)
@@ -323,13 +325,19 @@ static const char *unix_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 	return text;
 }
 
+static bool is_link_local(const struct in6_addr *in6)
+{
+	return IN6_IS_ADDR_LINKLOCAL(in6) || IN6_IS_ADDR_MC_LINKLOCAL(in6);
+}
+
 /* inet_ntop(3) rather than getnameinfo(3), which wants more stack than a conversation has. */
 static const char *inet6_text(const struct sockaddr_in6 *in6, char text[ADDR_TEXT_MAX])
 {
 	char host[INET6_ADDRSTRLEN], scope[IF_NAMESIZE] = "";
 
 	inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-	if (in6->sin6_scope_id && !if_indextoname(in6->sin6_scope_id, scope))
+	/* As getnameinfo(3): only a link-local address is read back with the name of an interface. */
+	if (in6->sin6_scope_id && !(is_link_local(&in6->sin6_addr) && if_indextoname(in6->sin6_scope_id, scope)))
 		snprintf(scope, sizeof(scope), "%u", in6->sin6_scope_id);
 	snprintf(text, ADDR_TEXT_MAX, "%s%s%s:%u", host, *scope ? "%" : "", scope, ntohs(in6->sin6_port));
 	return text;

@@ -76,7 +76,7 @@ void *arena_alloc(struct arena *arena, size_t n)
 
 	if (n > SIZE_MAX / 2 || told_to_fail())
 		return NULL;
-	n = (n + align - 1) & ~(align - 1);
+	n = (n + !n + align - 1) & ~(align - 1); /* even nothing has an address of its own */
 	if (!block || block->room - block->used < n)
 		block = block_add(arena, n);
 	if (!block)

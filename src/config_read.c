@@ -202,24 +202,27 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 	return strcmp((*a)->d_name, (*b)->d_name);
 }
 
+/* What is no regular file is not even opened: opening a device or a FIFO may do something, or never return. */
 static bool read_entry(struct reading *reading, const char *directory, const char *name)
 {
 	char path[PATH_MAX];
 	struct stat status;
 	bool good = false;
-	int len = snprintf(path, sizeof(path), "%s/%s", directory, name);
-	int fd = len < (int)sizeof(path) ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1; /* a FIFO must not hold us up */
+	int fd;
 
-	if (fd < 0 && (len >= (int)sizeof(path) || stat(path, &status) || S_ISREG(status.st_mode))) {
-		log_write(LOG_ERR, NULL, "Cannot open configuration file %s/%s: %s (%d)", directory, name, strerror(errno), errno);
-		return false;
+	errno = ENAMETOOLONG;
+	if (snprintf(path, sizeof(path), "%s/%s", directory, name) < (int)sizeof(path) && !stat(path, &status)) {
+		if (!S_ISREG(status.st_mode))
+			return true;
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		if (fd >= 0) {
+			good = read_fd(reading, path, fd);
+			close(fd);
+			return good;
+		}
 	}
-	if (fd < 0) /* a socket, a device that is gone: not a file to read */
-		return true;
-	if (!fstat(fd, &status))
-		good = S_ISREG(status.st_mode) ? read_fd(reading, path, fd) : true;
-	close(fd);
-	return good;
+	log_write(LOG_ERR, NULL, "Cannot open configuration file %s/%s: %s (%d)", directory, name, strerror(errno), errno);
+	return false;
 }
 
 static bool read_entries(struct reading *reading, const char *directory)
