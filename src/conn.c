@@ -146,7 +146,6 @@ static void greet(struct conn *c)
 	const struct section *conf = c->service->conf;
 
 	conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
-	conn_log(c, LOG_DEBUG, "Setting local socket options (FD=%d)", c->front.fd);
 	sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, conf->debug);
 	conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", conf->name, c->peer_text);
 }

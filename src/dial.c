@@ -153,7 +153,6 @@ static int new_socket(struct conn *c, const struct addr *to)
 		conn_log(c, LOG_ERR, "s_connect: socket: %s (%d)", strerror(errno), errno);
 		return -1;
 	}
-	conn_log(c, LOG_DEBUG, "Setting remote socket options (FD=%d)", fd);
 	sockopts_apply(&conf->socket[SOCK_REMOTE], SOCK_REMOTE, fd, c->id, conf->debug);
 	if (bind_local(c, fd, to))
 		return fd;

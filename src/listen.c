@@ -52,7 +52,6 @@ static int new_socket(const struct section *s, const struct addr *addr)
 	if (fd < 0)
 		return -errno;
 	log_global(LOG_DEBUG, "Listening file descriptor created (FD=%d)", fd);
-	log_global(LOG_DEBUG, "Setting accept socket options (FD=%d)", fd);
 	/* An option that the socket refuses (IPV6_V6ONLY on IPv4) means: not this address. */
 	if (sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, fd, NULL, s->debug) > 0) {
 		close(fd);

@@ -260,8 +260,8 @@ void relay_sent(struct end *e)
 		conn_finish(c, CONN_RESET);
 		return;
 	}
-	/* Room again: go on with what waits, and with reading. */
-	if (pump_run(pump_to(e)))
+	/* Room again: go on with what waits, and with reading; the other direction may have waited for what we owed. */
+	if (pump_run(pump_to(e)) && (!e->tls || pump_run(pump_from(e))))
 		settle(c);
 }
 

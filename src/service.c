@@ -88,7 +88,6 @@ static bool init_section(struct generation *g, const struct section *s, const st
 {
 	struct common *common = &g->commons[s->index];
 
-	log_global(LOG_INFO, "Initializing service [%s]", s->name);
 	common->sessions = sessions_for(s, previous);
 	if (!common->sessions) {
 		log_global(LOG_ERR, "Service [%s]: no memory for its sessions", s->name);

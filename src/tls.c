@@ -120,12 +120,14 @@ static void log_peer_key(struct tls *tls)
 	EVP_PKEY_free(key);
 }
 
-static void log_session_id(struct tls *tls)
+void tls_log_session_id(const struct tls *tls, const SSL_SESSION *session)
 {
-	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1] = "";
+	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
 	unsigned n;
-	const unsigned char *id = SSL_SESSION_get_id(SSL_get0_session(tls->ssl), &n);
+	const unsigned char *id = SSL_SESSION_get_id(session, &n);
 
+	if (n == 0)
+		return; /* TLS 1.3, client: it comes with the ticket */
 	for (unsigned i = 0; i < n; i++)
 		snprintf(hex + 2 * i, 3, "%02X", id[i]);
 	tls_log(tls, LOG_INFO, "Session id: %s", hex);
@@ -142,7 +144,7 @@ static void log_established(struct tls *tls)
 	tls_log(tls, LOG_INFO, "%s ciphersuite: %s (%d-bit encryption)", SSL_get_version(tls->ssl), SSL_CIPHER_get_name(cipher),
 		SSL_CIPHER_get_bits(cipher, NULL));
 	log_peer_key(tls);
-	log_session_id(tls);
+	tls_log_session_id(tls, SSL_get0_session(tls->ssl));
 }
 
 enum tls_progress tls_handshake(struct tls *tls)

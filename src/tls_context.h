@@ -9,10 +9,15 @@
 
 #include <openssl/types.h>
 
+struct ssl_session_st;
+
 struct tls_context {
 	SSL_CTX *ctx;
 	const struct section *section;
 	struct tls_sessions *sessions;
 };
+
+/* Logs a session's id at LOG_INFO, if it has one. */
+void tls_log_session_id(const struct tls *tls, const struct ssl_session_st *session);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "list.h"
 #include "log.h"
+#include "tls_context.h"
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
@@ -248,6 +249,8 @@ static int client_new(SSL *ssl, SSL_SESSION *session)
 	struct tls *tls = SSL_get_app_data(ssl);
 	struct tls_sessions *t = tls_sessions_of(SSL_get_SSL_CTX(ssl));
 
+	if (SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION)
+		tls_log_session_id(tls, session);
 	if (tls->destination && SSL_SESSION_is_resumable(session))
 		shard_store(&t->client, tls->destination, strlen(tls->destination), session);
 	return 0;
