@@ -1,5 +1,5 @@
 /*
- * Unit tests of log.h: formats, levels, what is kept before the targets are known, reopening, and sinks that are slow, full or gone.
+ * Unit tests of log.h: formats, levels, what is kept before there are targets, reopening, and sinks that are slow, full or gone.
  * Run by `make unit`. Files live in a directory of the test's own; syslog(3) is replaced by a recorder.
  * SPDX-License-Identifier: Apache-2.0
  */

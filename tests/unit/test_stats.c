@@ -137,13 +137,15 @@ Test(stats, global_metrics)
 
 Test(stats, hostile_names)
 {
-	static const char name[] = "<b>\"'&\\\n\x1b\x7f\xff\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xc2\x85 \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \xe2\x82";
+	static const char name[] = "<b>\"'&\\\n\x1b\x7f\xff\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xc2\x85 "
+				   "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \xe2\x82";
 
 	stats_of(name, "server", 0);
 	stats_of("", "client", 0);
 	configure(name);
 	assert_in(stats_print_prometheus,
-		  "{service=\"<b>\\\"'&\\\\\\\\x0A\\\\x1B\\\\x7F\\\\xFF\\\\xC0\\\\x80\\\\xED\\\\xA0\\\\x80\\\\xF4\\\\x90\\\\x80\\\\x80\\\\xC2\\\\x85 "
+		  "{service=\"<b>\\\"'&\\\\\\\\x0A\\\\x1B\\\\x7F"
+		  "\\\\xFF\\\\xC0\\\\x80\\\\xED\\\\xA0\\\\x80\\\\xF4\\\\x90\\\\x80\\\\x80\\\\xC2\\\\x85 "
 		  "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \\\\xE2\\\\x82\",role=\"server\"} 0\n");
 	assert_in(stats_print_prometheus, "{service=\"\",role=\"client\"} 0\n");
 	assert_in(stats_print_html, "<td>&lt;b&gt;&quot;&#39;&amp;\\\\x0A\\x1B\\x7F\\xFF");
