@@ -456,14 +456,14 @@ int log_reopen(void)
 {
 	struct log_sinks wanted = shared.wanted; /* only this thread, the main one, ever changes it */
 
-	if (!shared.output[0])
-		return 0;
-	wanted.file = file_open(shared.output, shared.overwrite);
-	if (wanted.file < 0)
-		return wanted.file;
-	pthread_mutex_lock(&shared.lock);
-	sinks_offer(&wanted);
-	pthread_mutex_unlock(&shared.lock);
+	if (shared.output[0]) {
+		wanted.file = file_open(shared.output, shared.overwrite);
+		if (wanted.file < 0)
+			return wanted.file;
+		pthread_mutex_lock(&shared.lock);
+		sinks_offer(&wanted);
+		pthread_mutex_unlock(&shared.lock);
+	}
 	log_global(LOG_NOTICE, "Log file reopened");
 	return 0;
 }

@@ -54,7 +54,7 @@ void log_dump_kept(void);
  */
 int log_open(const struct log_target *target);
 
-/* Closes and reopens the file (USR1). Returns 0 or -errno; on failure the old file stays in use. */
+/* Closes and reopens the file, if there is one, and says so (USR1). Returns 0 or -errno; on failure the old file stays in use. */
 int log_reopen(void);
 
 /* Writes what is left and ends the writer thread: fork(2) finds no lock held, no line half written. Lines wait meanwhile. */

@@ -40,7 +40,7 @@ static const char head[] =
 	"th, td { padding: .55rem .9rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }\n"
 	"thead th { color: var(--soft); font-size: .8rem; font-weight: 600; border-top: 0 }\n"
 	"thead tr + tr th { padding-top: 0 }\n"
-	"th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 10rem }\n"
+	"tr:first-child th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 10rem }\n"
 	"td small { color: var(--soft); margin-left: .5rem }\n"
 	".old { color: var(--soft) } .zero { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad) }\n"
 	"footer { font-size: .85rem; margin-top: 1rem } a { color: inherit }\n"
