@@ -90,7 +90,7 @@ static size_t get_len;
 static unsigned char chunk[CHUNK];
 
 static struct {
-	uint64_t units, bytes, errors, resumed, connects;
+	uint64_t units, bytes, errors, resumed, handshakes;
 	char first_error[200];
 	char negotiated[160];
 } done;
@@ -209,7 +209,6 @@ static ssize_t step_connect(struct client *c)
 
 	if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) || error)
 		return error ? -error : -errno;
-	done.connects++;
 	if (!tls) {
 		request_begin(c, c->begun_ns);
 		return 1;
@@ -230,6 +229,7 @@ static void note_negotiated(SSL *ssl)
 {
 	int nid = NID_undef;
 
+	done.handshakes++;
 	done.resumed += (uint64_t)SSL_session_reused(ssl);
 	if (*done.negotiated && !mode->verify)
 		return;
@@ -533,16 +533,16 @@ static void warm_up(void)
 	run_until(now_ns() + (uint64_t)(warmup_s * 1e9));
 	while (!all_served())
 		run_until(now_ns() + 10000000);
-	done.units = done.bytes = done.resumed = done.connects = 0;
+	done.units = done.bytes = done.resumed = done.handshakes = 0;
 	memset(histogram, 0, sizeof(histogram));
 }
 
 static void report(double elapsed)
 {
 	printf("{\"mode\": \"%s\", \"units\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"errors\": %llu, \"error\": \"%s\", "
-	       "\"connects\": %llu, \"resumed\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, \"negotiated\": \"%s\"}\n",
+	       "\"handshakes\": %llu, \"resumed\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, \"negotiated\": \"%s\"}\n",
 	       mode->name, (unsigned long long)done.units, (unsigned long long)done.bytes, elapsed, (unsigned long long)done.errors,
-	       done.first_error, (unsigned long long)done.connects, (unsigned long long)done.resumed, latency_at(0.5),
+	       done.first_error, (unsigned long long)done.handshakes, (unsigned long long)done.resumed, latency_at(0.5),
 	       latency_at(0.99), done.negotiated);
 	fflush(stdout);
 }
