@@ -19,8 +19,8 @@ enum { HOST_MAX = 256, PORT_MAX = 64, AGAIN_TRIES = 3 };
 
 /* An address taken apart. */
 struct parts {
-	bool unix_path;	   /* a path or an abstract name: nothing else is set */
-	bool any_host;	   /* no host: a bare port, or "*" */
+	bool unix_path; /* a path or an abstract name: nothing else is set */
+	bool any_host;  /* no host: a bare port, or "*" */
 	char host[HOST_MAX];
 	char port[PORT_MAX];
 };
@@ -350,16 +350,13 @@ const char *addr_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 	if (addr->len < sizeof(addr->sa.sa_family))
 		return strcpy(text, "unnamed socket");
 	switch (addr->sa.sa_family) {
-	case AF_UNIX:
-		return unix_text(addr, text);
-	case AF_INET6:
-		return inet6_text(&addr->in6, text);
+	case AF_UNIX: return unix_text(addr, text);
+	case AF_INET6: return inet6_text(&addr->in6, text);
 	case AF_INET:
 		inet_ntop(AF_INET, &addr->in.sin_addr, host, sizeof(host));
 		snprintf(text, ADDR_TEXT_MAX, "%s:%u", host, ntohs(addr->in.sin_port));
 		return text;
-	default:
-		return strcpy(text, "unknown address family");
+	default: return strcpy(text, "unknown address family");
 	}
 }
 

@@ -1,5 +1,5 @@
 /*
- * The configuration, from the first line to the last section: lines become options, sections inherit, each is checked when it ends.
+ * The configuration from first line to last section: lines become options, sections inherit, each is checked when it ends.
  * config_load() and config_free() are called by main and on reload (config.h).
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -30,7 +30,11 @@ static void complain(const char *file, unsigned line, const char *text, bool sec
 
 	if (len > CONFIG_QUOTE_MAX)
 		len = CONFIG_QUOTE_MAX;
-	log_write(LOG_ERR, NULL, "%s:%u: \"%.*s%s\": %s", file, line, (int)len, text, secret ? "= ..." : cut ? "..." : "", message);
+	log_write(LOG_ERR, NULL, "%s:%u: \"%.*s%s\": %s", file, line, (int)len, text,
+	          secret ? "= ..."
+	          : cut  ? "..."
+	                 : "",
+	          message);
 }
 
 void config_complain(const struct reading *reading, const char *message)

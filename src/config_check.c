@@ -76,7 +76,7 @@ static const char *check_protocol(const struct reading *reading, const struct se
 		return "Protocol not supported";
 	if (client ? !protocol->client : !protocol->server)
 		return client ? "The configured protocol is not supported in the client mode"
-			      : "The configured protocol is not supported in the server mode";
+		              : "The configured protocol is not supported in the server mode";
 	if (!service->protocol_host && (client ? protocol->client_needs_host : protocol->server_needs_host))
 		return "protocolHost not specified";
 	return NULL;
@@ -216,8 +216,8 @@ static const char *check_inetd_accept(const struct reading *reading, const struc
 typedef const char *rule_fn(const struct reading *reading, const struct service_options *service);
 
 static rule_fn *const rules[] = {
-	check_cert,	check_subjects, check_ocsp,  check_protocol, check_redirect, check_sni,
-	check_versions, check_tickets,	check_trust, check_ca_file,  check_crl,	check_sockets,
+	check_cert,     check_subjects, check_ocsp,  check_protocol, check_redirect, check_sni,
+	check_versions, check_tickets,  check_trust, check_ca_file,  check_crl,      check_sockets,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

@@ -159,14 +159,20 @@ static void print_word(FILE *out, const struct option *row, const void *base)
 static const struct word flag_words[] = {{"yes", true}, {"no", false}, {0}};
 static const struct word log_file_words[] = {{"append", false}, {"overwrite", true}, {0}};
 static const struct word transport_words[] = {{"tcp", false}, {"udp", true}, {0}};
-static const struct word foreground_words[] = {
-	{"yes", FOREGROUND_YES}, {"quiet", FOREGROUND_QUIET}, {"no", FOREGROUND_NO}, {0}};
+static const struct word foreground_words[] = {{"yes", FOREGROUND_YES}, {"quiet", FOREGROUND_QUIET}, {"no", FOREGROUND_NO}, {0}};
 static const struct word failover_words[] = {{"rr", FAILOVER_RR}, {"prio", FAILOVER_PRIO}, {0}};
-static const struct word log_id_words[] = {
-	{"sequential", LOG_ID_SEQUENTIAL}, {"unique", LOG_ID_UNIQUE}, {"thread", LOG_ID_THREAD}, {"process", LOG_ID_PROCESS}, {0}};
-static const struct word transparent_words[] = {
-	{"none", TRANSPARENT_NONE}, {"source", TRANSPARENT_SOURCE}, {"destination", TRANSPARENT_DESTINATION},
-	{"both", TRANSPARENT_BOTH}, {"no", TRANSPARENT_NONE}, {"yes", TRANSPARENT_SOURCE}, {0}};
+static const struct word log_id_words[] = {{"sequential", LOG_ID_SEQUENTIAL},
+                                           {"unique", LOG_ID_UNIQUE},
+                                           {"thread", LOG_ID_THREAD},
+                                           {"process", LOG_ID_PROCESS},
+                                           {0}};
+static const struct word transparent_words[] = {{"none", TRANSPARENT_NONE},
+                                                {"source", TRANSPARENT_SOURCE},
+                                                {"destination", TRANSPARENT_DESTINATION},
+                                                {"both", TRANSPARENT_BOTH},
+                                                {"no", TRANSPARENT_NONE},
+                                                {"yes", TRANSPARENT_SOURCE},
+                                                {0}};
 
 const struct option_kind kind_flag = {parse_flag, print_flag, flag_words};
 const struct option_kind kind_log_file = {parse_flag, print_flag, log_file_words};

@@ -36,7 +36,7 @@ static int refill(struct lines *lines)
 		return 1;
 	do
 		got = lines->offset < 0 ? read(lines->fd, lines->chunk, sizeof(lines->chunk))
-					: pread(lines->fd, lines->chunk, sizeof(lines->chunk), lines->offset);
+		                        : pread(lines->fd, lines->chunk, sizeof(lines->chunk), lines->offset);
 	while (got < 0 && errno == EINTR);
 	if (got <= 0)
 		return got < 0 ? -errno : 0;
@@ -47,7 +47,7 @@ static int refill(struct lines *lines)
 	return 1;
 }
 
-/* Takes the next line without its end and without any CR. Returns 1, 0 at the end of the file, or -errno; -EILSEQ: it holds a NUL. */
+/* Takes the next line, without its end and any CR. Returns 1, 0 at the end of the file, or -errno (-EILSEQ: a NUL in it). */
 static int next_line(struct lines *lines)
 {
 	size_t len = 0;

@@ -25,11 +25,13 @@ enum { STACK_MAX = 16 << 20, WORKERS_MAX = 1024, KEY_SHORT = 16, KEY_LONG = 32 }
 static const char *const level_names[] = {"emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"};
 
 static const struct word facilities[] = {
-	{"auth", LOG_AUTH},	    {"authpriv", LOG_AUTHPRIV}, {"cron", LOG_CRON},	{"daemon", LOG_DAEMON}, {"ftp", LOG_FTP},
-	{"kern", LOG_KERN},	    {"lpr", LOG_LPR},		{"mail", LOG_MAIL},	{"news", LOG_NEWS},	{"syslog", LOG_SYSLOG},
-	{"user", LOG_USER},	    {"uucp", LOG_UUCP},		{"local0", LOG_LOCAL0}, {"local1", LOG_LOCAL1}, {"local2", LOG_LOCAL2},
-	{"local3", LOG_LOCAL3},	    {"local4", LOG_LOCAL4},	{"local5", LOG_LOCAL5}, {"local6", LOG_LOCAL6}, {"local7", LOG_LOCAL7},
-	{0},
+	{"auth", LOG_AUTH},     {"authpriv", LOG_AUTHPRIV}, {"cron", LOG_CRON},
+	{"daemon", LOG_DAEMON}, {"ftp", LOG_FTP},           {"kern", LOG_KERN},
+	{"lpr", LOG_LPR},       {"mail", LOG_MAIL},         {"news", LOG_NEWS},
+	{"syslog", LOG_SYSLOG}, {"user", LOG_USER},         {"uucp", LOG_UUCP},
+	{"local0", LOG_LOCAL0}, {"local1", LOG_LOCAL1},     {"local2", LOG_LOCAL2},
+	{"local3", LOG_LOCAL3}, {"local4", LOG_LOCAL4},     {"local5", LOG_LOCAL5},
+	{"local6", LOG_LOCAL6}, {"local7", LOG_LOCAL7},     {0},
 };
 
 static const char *level_parse(const char *text, int *level)
@@ -273,8 +275,8 @@ static const char *parse_verify(struct reading *reading, const struct option *ro
 
 static const char *parse_ocsp_flag(struct reading *reading, const struct option *row, void *base, const char *value)
 {
-	static const char *const flags[] = {"NOCERTS", "NOINTERN", "NOSIGS", "NOCHAIN", "NOVERIFY", "NOEXPLICIT", "NOCASIGN",
-					    "NODELEGATED", "NOCHECKS", "TRUSTOTHER", "RESPID_KEY", "NOTIME"};
+	static const char *const flags[] = {"NOCERTS",  "NOINTERN",    "NOSIGS",   "NOCHAIN",    "NOVERIFY",   "NOEXPLICIT",
+	                                    "NOCASIGN", "NODELEGATED", "NOCHECKS", "TRUSTOTHER", "RESPID_KEY", "NOTIME"};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++)
 		if (!strcasecmp(flags[i], value))

@@ -193,9 +193,17 @@ _Static_assert(CORO_STACK_DEFAULT == 32768, "CORO_STACK_TEXT must follow CORO_ST
 
 #define GLOBAL_OFFSET(field) offsetof(struct global_options, field)
 #define SERVICE_OFFSET(field) offsetof(struct service_options, field)
-#define OPTION(scope_, name_, alias_, kind_, field_, flags_, fallback_, error_, asks_, help_)                           \
-	{.scope = scope_, .name = name_, .alias = alias_, .kind = &kind_, .offset = scope_##_OFFSET(field_),            \
-	 .flags = flags_, .fallback = fallback_, .error = error_, .asks = asks_, .help = help_},
+#define OPTION(scope_, name_, alias_, kind_, field_, flags_, fallback_, error_, asks_, help_) \
+	{.scope = scope_,                                                                     \
+	 .name = name_,                                                                       \
+	 .alias = alias_,                                                                     \
+	 .kind = &kind_,                                                                      \
+	 .offset = scope_##_OFFSET(field_),                                                   \
+	 .flags = flags_,                                                                     \
+	 .fallback = fallback_,                                                               \
+	 .error = error_,                                                                     \
+	 .asks = asks_,                                                                       \
+	 .help = help_},
 const struct option options[OPTION_COUNT] = {
 #include "options.def"
 };

@@ -10,20 +10,20 @@
 #include "config.h"
 
 enum {
-	CONFIG_LINE_MAX = 16384,  /* a line's buffer; what is longer continues on a "next" line, as stunnel's users know it */
-	CONFIG_DEPTH_MAX = 16,	  /* nested include directories: more can only be a loop */
-	CONFIG_QUOTE_MAX = 640,	  /* bytes of a line quoted in a message, so that the message fits into LOG_TEXT_MAX */
+	CONFIG_LINE_MAX = 16384, /* a line's buffer; what is longer continues on a "next" line, as stunnel's users know it */
+	CONFIG_DEPTH_MAX = 16,   /* nested include directories: more can only be a loop */
+	CONFIG_QUOTE_MAX = 640,  /* bytes of a line quoted in a message, so that the message fits into LOG_TEXT_MAX */
 };
 
 enum option_scope { GLOBAL, SERVICE };
 
 enum option_flags {
-	LIST = 1,	   /* may be given more than once; a section's own list of texts replaces the inherited one */
-	HIDDEN = 2,	   /* not in -help */
-	SHOWN_ONLY = 4,	   /* the default is for people: the field keeps its "not configured" value */
-	SECRET = 8,	   /* messages do not quote the value */
-	EXTENSION = 16,	   /* not an option of stunnel */
-	SECONDS = 32,	   /* unit shown behind the default by -version */
+	LIST = 1,       /* may be given more than once; a section's own list of texts replaces the inherited one */
+	HIDDEN = 2,     /* not in -help */
+	SHOWN_ONLY = 4, /* the default is for people: the field keeps its "not configured" value */
+	SECRET = 8,     /* messages do not quote the value */
+	EXTENSION = 16, /* not an option of stunnel */
+	SECONDS = 32,   /* unit shown behind the default by -version */
 	BYTES = 64,
 };
 
@@ -47,7 +47,7 @@ enum transparent { TRANSPARENT_NONE, TRANSPARENT_SOURCE, TRANSPARENT_DESTINATION
 /* What a reading knows about either kind of option set. Must come first in both, see origins_of(). */
 struct origins {
 	struct origin *of[OPTION_COUNT]; /* NULL: default */
-	bool own[OPTION_COUNT];		 /* set in this section, not inherited */
+	bool own[OPTION_COUNT];          /* set in this section, not inherited */
 };
 
 struct global_options {
@@ -88,8 +88,7 @@ struct service_options {
 	int transparent;
 
 	/* negotiation */
-	const char *protocol, *protocol_authentication, *protocol_domain, *protocol_host, *protocol_password,
-		*protocol_username;
+	const char *protocol, *protocol_authentication, *protocol_domain, *protocol_host, *protocol_password, *protocol_username;
 	struct texts protocol_header;
 };
 
@@ -131,7 +130,7 @@ struct option_kind {
 	const struct word *words;
 };
 
-/* Tells whether a valid value of an option that is not built yet would change what the proxy does. `service` is NULL for global options. */
+/* Whether a valid value of an option that is not built yet would change anything. `service` is NULL for global options. */
 typedef bool option_asks(const struct global_options *global, const struct service_options *service);
 
 struct option {
@@ -152,27 +151,27 @@ extern const struct option options[OPTION_COUNT];
 struct protocol_row {
 	const char *name;
 	bool client, server;
-	bool client_endpoint, server_endpoint; /* knows by itself where to connect */
-	bool no_redirect;		       /* connects before the certificate is seen */
+	bool client_endpoint, server_endpoint;     /* knows by itself where to connect */
+	bool no_redirect;                          /* connects before the certificate is seen */
 	bool client_needs_host, server_needs_host; /* does nothing useful without protocolHost */
-	bool listed;			       /* in -help */
+	bool listed;                               /* in -help */
 };
 extern const struct protocol_row protocols[];
 extern const size_t protocol_count;
 
-extern const struct option_kind kind_text, kind_text_or_none, kind_texts, kind_flag, kind_log_file, kind_foreground, kind_failover,
-	kind_log_id, kind_int, kind_long, kind_debug_global, kind_debug, kind_compression, kind_engine_part, kind_set_env, kind_user_global,
-	kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect, kind_local, kind_sessiond, kind_include,
-	kind_version, kind_version_both, kind_tls_options, kind_security_level, kind_stack, kind_socket, kind_verify,
-	kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag, kind_psk_secrets, kind_ticket, kind_engine_id,
-	kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin;
+extern const struct option_kind kind_text, kind_text_or_none, kind_texts, kind_flag, kind_log_file, kind_foreground,
+	kind_failover, kind_log_id, kind_int, kind_long, kind_debug_global, kind_debug, kind_compression, kind_engine_part,
+	kind_set_env, kind_user_global, kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect,
+	kind_local, kind_sessiond, kind_include, kind_version, kind_version_both, kind_tls_options, kind_security_level,
+	kind_stack, kind_socket, kind_verify, kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag,
+	kind_psk_secrets, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin;
 
 /* config.c */
 extern const char config_told[]; /* an error whose message has been logged already */
 extern const char config_no_memory[];
 struct origins *origins_of(void *base);
 const struct option *option_find(const char *name, enum option_scope scope);
-const char *config_line(struct reading *reading, char *line); /* one line, which is cut up; NULL or what is wrong */
+const char *config_line(struct reading *reading, char *line);             /* one line, which is cut up; NULL or what is wrong */
 void config_complain(const struct reading *reading, const char *message); /* logs FILE:LINE: "text": message */
 void config_complain_of(const struct origin *origin, const struct option *row, const char *message);
 const char *config_not_built(struct reading *reading, const struct option *row);

@@ -65,8 +65,7 @@ static const struct sockopt_kind kinds[] = {
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
 static const char role_letters[SOCK_ROLES] = {[SOCK_ACCEPT] = 'a', [SOCK_LOCAL] = 'l', [SOCK_REMOTE] = 'r'};
-static const char *const role_names[SOCK_ROLES] = {
-	[SOCK_ACCEPT] = "accept", [SOCK_LOCAL] = "local", [SOCK_REMOTE] = "remote"};
+static const char *const role_names[SOCK_ROLES] = {[SOCK_ACCEPT] = "accept", [SOCK_LOCAL] = "local", [SOCK_REMOTE] = "remote"};
 
 static const struct sockopt_kind *kind_find(const char *name, size_t len)
 {
@@ -129,14 +128,10 @@ static bool parse_linger(const char *text, int linger[2])
 static bool parse_value(const char *text, struct sockopt *opt)
 {
 	switch (opt->kind->form) {
-	case FORM_FLAG:
-		return parse_flag(text, &opt->value.number);
-	case FORM_NUMBER:
-		return parse_int(text, &opt->value.number);
-	case FORM_LINGER:
-		return parse_linger(text, opt->value.linger);
-	case FORM_TIMEVAL:
-		return parse_pair(text, LONG_MIN, LONG_MAX, &opt->value.timeval[0], &opt->value.timeval[1]);
+	case FORM_FLAG: return parse_flag(text, &opt->value.number);
+	case FORM_NUMBER: return parse_int(text, &opt->value.number);
+	case FORM_LINGER: return parse_linger(text, opt->value.linger);
+	case FORM_TIMEVAL: return parse_pair(text, LONG_MIN, LONG_MAX, &opt->value.timeval[0], &opt->value.timeval[1]);
 	case FORM_NAME:
 		if (strlen(text) >= sizeof(opt->value.name))
 			return false;
@@ -174,21 +169,11 @@ bool sockopt_parse(const char *spec, enum sock_role *role, struct sockopt *opt)
 static void value_text(const struct sockopt *opt, char *text, size_t room)
 {
 	switch (opt->kind->form) {
-	case FORM_FLAG:
-		snprintf(text, room, "%s", opt->value.number ? "yes" : "no");
-		break;
-	case FORM_NUMBER:
-		snprintf(text, room, "%d", opt->value.number);
-		break;
-	case FORM_LINGER:
-		snprintf(text, room, "%d:%d", opt->value.linger[0], opt->value.linger[1]);
-		break;
-	case FORM_TIMEVAL:
-		snprintf(text, room, "%ld:%ld", opt->value.timeval[0], opt->value.timeval[1]);
-		break;
-	case FORM_NAME:
-		snprintf(text, room, "%s", opt->value.name);
-		break;
+	case FORM_FLAG: snprintf(text, room, "%s", opt->value.number ? "yes" : "no"); break;
+	case FORM_NUMBER: snprintf(text, room, "%d", opt->value.number); break;
+	case FORM_LINGER: snprintf(text, room, "%d:%d", opt->value.linger[0], opt->value.linger[1]); break;
+	case FORM_TIMEVAL: snprintf(text, room, "%ld:%ld", opt->value.timeval[0], opt->value.timeval[1]); break;
+	case FORM_NAME: snprintf(text, room, "%s", opt->value.name); break;
 	}
 }
 
@@ -212,14 +197,10 @@ static int set_one(const struct sockopt *opt, int fd)
 	struct timeval timeval = {.tv_sec = opt->value.timeval[0], .tv_usec = opt->value.timeval[1]};
 
 	switch (kind->form) {
-	case FORM_LINGER:
-		return setsockopt(fd, kind->level, kind->option, &linger, sizeof(linger));
-	case FORM_TIMEVAL:
-		return setsockopt(fd, kind->level, kind->option, &timeval, sizeof(timeval));
-	case FORM_NAME:
-		return setsockopt(fd, kind->level, kind->option, opt->value.name, (socklen_t)strlen(opt->value.name));
-	default:
-		return setsockopt(fd, kind->level, kind->option, &opt->value.number, sizeof(opt->value.number));
+	case FORM_LINGER: return setsockopt(fd, kind->level, kind->option, &linger, sizeof(linger));
+	case FORM_TIMEVAL: return setsockopt(fd, kind->level, kind->option, &timeval, sizeof(timeval));
+	case FORM_NAME: return setsockopt(fd, kind->level, kind->option, opt->value.name, (socklen_t)strlen(opt->value.name));
+	default: return setsockopt(fd, kind->level, kind->option, &opt->value.number, sizeof(opt->value.number));
 	}
 }
 
@@ -263,9 +244,9 @@ static void system_default(const struct sockopt_kind *kind, int fd, char *text, 
 	struct timeval timeval = {0};
 	void *to = kind->form == FORM_LINGER ? (void *)&linger : kind->form == FORM_TIMEVAL ? (void *)&timeval : &opt.value;
 	socklen_t len = kind->form == FORM_LINGER    ? sizeof(linger)
-			: kind->form == FORM_TIMEVAL ? sizeof(timeval)
-			: kind->form == FORM_NAME    ? sizeof(opt.value.name)
-						     : sizeof(opt.value.number);
+	                : kind->form == FORM_TIMEVAL ? sizeof(timeval)
+	                : kind->form == FORM_NAME    ? sizeof(opt.value.name)
+	                                             : sizeof(opt.value.number);
 
 	*text = '\0';
 	if (getsockopt(fd, kind->level, kind->option, to, &len))

@@ -1,5 +1,5 @@
 /*
- * Fuzz target: any bytes as an address. What addr_check() takes and needs no look-up must resolve, and print as something that resolves
+ * Fuzz target: any bytes as an address. What addr_check() takes and needs no look-up must resolve, and print as what resolves
  * to the same. libFuzzer (`make fuzz`), or replays the corpus with `make test`.
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -78,13 +78,13 @@ static inline struct config *load_good(const char *text)
 }
 
 /* Loads what must be refused with these words. */
-#define refused(text, words)                                                                                            \
-	do {                                                                                                            \
-		struct config *its = load(text);                                                                        \
-		cr_expect_null(its, "accepted: %s", text);                                                              \
-		cr_expect(strstr(said, words), "%s\nwanted: %s\nsaid:\n%s", text, words, said);                         \
-		cr_expect(strstr(said, "[!] Configuration failed\n"));                                                  \
-		config_free(its);                                                                                       \
+#define refused(text, words)                                                                    \
+	do {                                                                                    \
+		struct config *its = load(text);                                                \
+		cr_expect_null(its, "accepted: %s", text);                                      \
+		cr_expect(strstr(said, words), "%s\nwanted: %s\nsaid:\n%s", text, words, said); \
+		cr_expect(strstr(said, "[!] Configuration failed\n"));                          \
+		config_free(its);                                                               \
 	} while (0)
 
 static inline char *text_of(void (*print)(const struct config *, FILE *), const struct config *config)

@@ -63,9 +63,10 @@ Test(addr, forms_that_are_taken)
 	};
 
 	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
-		cr_expect_null(addr_check(forms[i].spec, forms[i].use), "%s: %s", forms[i].spec, addr_check(forms[i].spec, forms[i].use));
+		cr_expect_null(addr_check(forms[i].spec, forms[i].use), "%s: %s", forms[i].spec,
+		               addr_check(forms[i].spec, forms[i].use));
 		cr_expect_str_eq(resolved(forms[i].spec, forms[i].use), forms[i].gives, "%s: %s", forms[i].spec,
-				 resolved(forms[i].spec, forms[i].use));
+		                 resolved(forms[i].spec, forms[i].use));
 	}
 }
 
@@ -75,13 +76,34 @@ Test(addr, forms_that_are_refused)
 		const char *spec;
 		enum addr_use use;
 	} forms[] = {
-		{":443", ADDR_PASSIVE},	  {":443", ADDR_ACTIVE},     {"", ADDR_ACTIVE},		 {"host:", ADDR_ACTIVE},
-		{"65536", ADDR_PASSIVE},  {"127.0.0.1:-1", ADDR_ACTIVE}, {"127.0.0.1:+1", ADDR_ACTIVE}, {"127.0.0.1: 1", ADDR_ACTIVE},
-		{"4294967297", ADDR_PASSIVE}, {"99999999999999999999999", ADDR_PASSIVE}, {"1:2:3", ADDR_ACTIVE}, {"a:b:1", ADDR_ACTIVE},
-		{"[::1]", ADDR_ACTIVE},	  {"[::1]443", ADDR_ACTIVE}, {"[::1:443", ADDR_ACTIVE},	 {"[host]:443", ADDR_ACTIVE},
-		{"[]:443", ADDR_ACTIVE},  {"[127.0.0.1]:1", ADDR_ACTIVE}, {"a b:1", ADDR_ACTIVE},	 {"x/y:1", ADDR_ACTIVE},
-		{"/", ADDR_ACTIVE},	  {"@", ADDR_ACTIVE},	     {"", ADDR_HOST},		 {"/x", ADDR_HOST},
-		{"[::1]:5", ADDR_HOST},	  {"@x", ADDR_HOST},	     {"127.0.0.1:5", ADDR_HOST}, {"h:\t1", ADDR_ACTIVE},
+		{":443", ADDR_PASSIVE},
+		{":443", ADDR_ACTIVE},
+		{"", ADDR_ACTIVE},
+		{"host:", ADDR_ACTIVE},
+		{"65536", ADDR_PASSIVE},
+		{"127.0.0.1:-1", ADDR_ACTIVE},
+		{"127.0.0.1:+1", ADDR_ACTIVE},
+		{"127.0.0.1: 1", ADDR_ACTIVE},
+		{"4294967297", ADDR_PASSIVE},
+		{"99999999999999999999999", ADDR_PASSIVE},
+		{"1:2:3", ADDR_ACTIVE},
+		{"a:b:1", ADDR_ACTIVE},
+		{"[::1]", ADDR_ACTIVE},
+		{"[::1]443", ADDR_ACTIVE},
+		{"[::1:443", ADDR_ACTIVE},
+		{"[host]:443", ADDR_ACTIVE},
+		{"[]:443", ADDR_ACTIVE},
+		{"[127.0.0.1]:1", ADDR_ACTIVE},
+		{"a b:1", ADDR_ACTIVE},
+		{"x/y:1", ADDR_ACTIVE},
+		{"/", ADDR_ACTIVE},
+		{"@", ADDR_ACTIVE},
+		{"", ADDR_HOST},
+		{"/x", ADDR_HOST},
+		{"[::1]:5", ADDR_HOST},
+		{"@x", ADDR_HOST},
+		{"127.0.0.1:5", ADDR_HOST},
+		{"h:\t1", ADDR_ACTIVE},
 	};
 
 	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
@@ -145,9 +167,10 @@ Test(addr, appends)
 
 Test(addr, numeric)
 {
-	static const char *const yes[] = {"443", "127.0.0.1:443", "::1:443", "::1", "[::1]:443", "*:1", "/x", "@x", "", "127.0.0.1", ":::1",
-					  "[::1]", "fe80::1%lo"};
-	static const char *const no[] = {"localhost:443", "127.0.0.1:https", "https", "localhost", ":443", "host.example.com:1", "[::1]:https"};
+	static const char *const yes[] = {"443", "127.0.0.1:443", "::1:443", "::1",   "[::1]:443", "*:1", "/x", "@x",
+	                                  "",    "127.0.0.1",     ":::1",    "[::1]", "fe80::1%lo"};
+	static const char *const no[] = {"localhost:443", "127.0.0.1:https",    "https",      "localhost",
+	                                 ":443",          "host.example.com:1", "[::1]:https"};
 
 	for (size_t i = 0; i < sizeof(yes) / sizeof(*yes); i++)
 		cr_expect(addr_is_numeric(yes[i]), "%s", yes[i]);

@@ -76,7 +76,7 @@ Test(config, defaults)
 Test(config, blanks_comments_and_cr)
 {
 	struct config *config = load_good("; comment\n  # another\n\n\r\n \t[s]  \r\n\taccept\t=  \t127.0.0.1:1 \r\nCONNECT=2\r\n"
-					  "cert = a\rb ; c = d # e\nClient = YES");
+	                                  "cert = a\rb ; c = d # e\nClient = YES");
 
 	cr_assert_str_eq(first(config)->accept.texts[0], "127.0.0.1:1");
 	cr_assert_str_eq(first(config)->cert.texts[0], "ab ; c = d # e", "a CR goes, there are no comments behind values");
@@ -99,7 +99,8 @@ Test(config, byte_order_mark)
 Test(config, messages_quote_the_line_as_it_stands)
 {
 	refused(SERVER "   connect   \n", "[!] descriptor 77:5: \"   connect   \": No '=' found\n");
-	refused(SERVER "  foo =   bar \r\n", "[!] descriptor 77:5: \"  foo =   bar \": Specified option name is not valid here\n");
+	refused(SERVER "  foo =   bar \r\n",
+	        "[!] descriptor 77:5: \"  foo =   bar \": Specified option name is not valid here\n");
 	refused("client = no ; c\n", "[!] descriptor 77:1: \"client = no ; c\": The argument needs to be either 'yes' or 'no'\n");
 	refused("=x\n", "\"=x\": Specified option name is not valid here\n");
 	refused("[s\n", "\"[s\": No '=' found");
@@ -134,7 +135,8 @@ Test(config, nul_bytes)
 
 Test(config, secrets_are_not_quoted)
 {
-	refused(SERVER "ticketKeySecret = abcd\n", "descriptor 77:5: \"ticketKeySecret = ...\": Failed to read ticketKeySecret\n");
+	refused(SERVER "ticketKeySecret = abcd\n",
+	        "descriptor 77:5: \"ticketKeySecret = ...\": Failed to read ticketKeySecret\n");
 	cr_assert(strstr(said, "[!] ticketKeySecret value has 2 bytes instead of required 16 or 32 bytes\n"));
 	cr_assert_null(strstr(said, "abcd"));
 }
@@ -152,7 +154,8 @@ Test(config, unknown_names_come_with_advice)
 
 Test(config, names_of_sections_are_verbatim_and_may_repeat)
 {
-	struct config *config = load_good("client = yes\nconnect = 1\naccept = 2\n[]\n[ a ]\n[b]c]\n[b]c]\n[\xc3\xa4]\nservice = renamed\n");
+	struct config *config =
+		load_good("client = yes\nconnect = 1\naccept = 2\n[]\n[ a ]\n[b]c]\n[b]c]\n[\xc3\xa4]\nservice = renamed\n");
 	static const char *const names[] = {"", " a ", "b]c", "b]c", "renamed"};
 	unsigned i = 0;
 
@@ -167,9 +170,9 @@ Test(config, names_of_sections_are_verbatim_and_may_repeat)
 Test(config, sections_inherit)
 {
 	struct config *config = load_good("service = ident\ndebug = local3.info\ncert = c.pem\nconnect = 1\nTIMEOUTidle = 7\n"
-					  "options = NO_TICKET\nsocket = l:SO_KEEPALIVE=yes\n"
-					  "[a]\naccept = 1\n[b]\naccept = 2\nTIMEOUTidle = 8\ndebug = 7\noptions = -NO_TICKET\n"
-					  "socket = l:SO_KEEPALIVE=no\n");
+	                                  "options = NO_TICKET\nsocket = l:SO_KEEPALIVE=yes\n"
+	                                  "[a]\naccept = 1\n[b]\naccept = 2\nTIMEOUTidle = 8\ndebug = 7\noptions = -NO_TICKET\n"
+	                                  "socket = l:SO_KEEPALIVE=no\n");
 	const struct section *a = first(config), *b = a->next;
 
 	cr_assert_str_eq(config->global.service, "ident");
@@ -193,7 +196,7 @@ Test(config, sections_inherit)
 Test(config, a_section_replaces_the_lists_it_inherits)
 {
 	struct config *config = load_good("client = yes\nconnect = 1\nconnect = 2\nconnect = 3\n"
-					  "[a]\naccept = 1\n[b]\naccept = 2\nconnect = 4\nconnect = 5\n[c]\naccept = 3\n");
+	                                  "[a]\naccept = 1\n[b]\naccept = 2\nconnect = 4\nconnect = 5\n[c]\naccept = 3\n");
 	const struct section *a = first(config), *b = a->next, *c = b->next;
 
 	cr_assert_eq(a->connect.count, 3);
@@ -334,15 +337,16 @@ Test(config_files, errors_name_the_included_file)
 	put("d/x", "\n\nbad\n");
 	put("main", "\ninclude = d\n");
 	cr_assert_null(load_file("main"));
-	snprintf(wanted, sizeof(wanted), "[!] %s/d/x:3: \"bad\": No '=' found\n[!] %s/main:2: \"include = d\": Failed to include directory\n",
-		 directory, directory);
+	snprintf(wanted, sizeof(wanted),
+	         "[!] %s/d/x:3: \"bad\": No '=' found\n[!] %s/main:2: \"include = d\": Failed to include directory\n", directory,
+	         directory);
 	cr_assert(strstr(said, wanted), "%s", said);
 }
 
 Test(config_files, missing_directory)
 {
 	refused("include = /nonexist\n", "[!] scandir: No such file or directory (2)\n"
-					 "[!] descriptor 77:1: \"include = /nonexist\": Failed to include directory\n");
+	                                 "[!] descriptor 77:1: \"include = /nonexist\": Failed to include directory\n");
 	refused("include =\n", "[!] scandir: No such file or directory (2)\n");
 }
 
@@ -407,7 +411,9 @@ Test(config_files, what_cannot_be_read)
 	struct config_source source = {.fd = 999};
 
 	cr_assert_null(load_file("/nonexist"));
-	cr_assert(strstr(said, "[!] Invalid configuration file name \"/nonexist\"\n[!] realpath: No such file or directory (2)\n"), "%s", said);
+	cr_assert(
+		strstr(said, "[!] Invalid configuration file name \"/nonexist\"\n[!] realpath: No such file or directory (2)\n"),
+		"%s", said);
 	cr_assert_null(load_file("/tmp"));
 	cr_assert(strstr(said, "Is a directory (21)\n[!] Configuration failed\n"), "%s", said);
 	cr_assert_null(config_load(&source));
@@ -420,9 +426,10 @@ Test(config_files, what_cannot_be_read)
 /* Each allocation fails in turn, and all after it: no configuration, no crash, nothing leaked. */
 Test(config, out_of_memory)
 {
-	static const char text[] = "debug = local0.5\noutput = /x\nsetEnv = A=b\nworkers = 3\nadmin = 99\nsocket = a:SO_LINGER=1:2\n"
-				   "[one]\ncert = a\ncert = b\naccept = 1\nconnect = 2\nconnect = 3\noptions = NO_TICKET\n"
-				   "[two]\nclient = yes\nsni = x\naccept = @a\nlocal = ::1\nconnect = /x\nservice = n\nsocket = r:SO_DEBUG=no\n";
+	static const char text[] =
+		"debug = local0.5\noutput = /x\nsetEnv = A=b\nworkers = 3\nadmin = 99\nsocket = a:SO_LINGER=1:2\n"
+		"[one]\ncert = a\ncert = b\naccept = 1\nconnect = 2\nconnect = 3\noptions = NO_TICKET\n"
+		"[two]\nclient = yes\nsni = x\naccept = @a\nlocal = ::1\nconnect = /x\nservice = n\nsocket = r:SO_DEBUG=no\n";
 	struct config *config = NULL;
 	long succeed;
 
@@ -431,7 +438,8 @@ Test(config, out_of_memory)
 		config = load(text);
 		arena_fail_after = -1;
 		if (!config)
-			cr_assert(strstr(said, "Out of memory\n") && strstr(said, "Configuration failed\n"), "after %ld: %s", succeed, said);
+			cr_assert(strstr(said, "Out of memory\n") && strstr(said, "Configuration failed\n"), "after %ld: %s",
+			          succeed, said);
 	}
 	cr_assert(config);
 	cr_assert_gt(succeed, 50);

@@ -27,7 +27,8 @@ static void check(const char *before, const struct value *values, size_t count, 
 		snprintf(text, sizeof(text), "%s%s\n%s", before, values[i].lines, after);
 		config = load(text);
 		if (values[i].words)
-			cr_expect(!config && strstr(said, values[i].words), "%s: wanted: %s\n%s", values[i].lines, values[i].words, said);
+			cr_expect(!config && strstr(said, values[i].words), "%s: wanted: %s\n%s", values[i].lines,
+			          values[i].words, said);
 		else
 			cr_expect(config, "%s: wanted it accepted\n%s", values[i].lines, said);
 		config_free(config);
@@ -132,7 +133,8 @@ Test(config_values, server)
 		{"verify =", "Bad verify level"},
 		{"verify = 0", NOT_BUILT("verify")},
 		{"verify = 1\nCAfile = /dev/null", NOT_BUILT("verify")},
-		{"verify = 4", "[!] Service [s]: Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured\n"},
+		{"verify = 4",
+	         "[!] Service [s]: Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured\n"},
 		{"verifyPeer = yes", "Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured"},
 		{"verifyPeer = yes\nCApath = /tmp", NOT_BUILT("verifyPeer")},
 		{"verifyChain = yes\nCAstore = file:/x", NOT_BUILT("verifyChain")},
@@ -216,9 +218,11 @@ Test(config_values, server)
 		{"protocol = connect", NOT_BUILT("protocol")},
 		{"protocol = socks", "Each service must define two endpoints"},
 		{"protocolHost = a:1", OK},
-		{"protocolUsername = a\nprotocolPassword = b\nprotocolDomain = c\nprotocolHeader = d: e\nprotocolAuthentication = ntlm", OK},
+		{"protocolUsername = a\nprotocolPassword = b\nprotocolDomain = c\nprotocolHeader = d: e\nprotocolAuthentication "
+	         "= ntlm",
+	         OK},
 		{"protocol = smtp\nredirect = 127.0.0.1:1\nverifyChain = yes\nCAfile = /dev/null",
-		 "[!] Service [s]: \"redirect\" is incompatible with the specified protocol negotiation\n"},
+	         "[!] Service [s]: \"redirect\" is incompatible with the specified protocol negotiation\n"},
 		{"redirect = 127.0.0.1:1", "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"redirect\" to work"},
 		{"redirect = :1", "Cannot resolve redirect target"},
 		{"redirect = 127.0.0.1:1\nverifyChain = yes\nCAfile = /dev/null", NOT_BUILT("verifyChain")},
@@ -239,8 +243,10 @@ Test(config_values, server)
 		{"ticketKeySecret = 00", "ticketKeySecret value has 1 bytes instead of required 16 or 32 bytes"},
 		{"ticketMacSecret = 001", "Required ticketMacSecret is 16 or 32 byte hexadecimal key"},
 		{"ticketMacSecret =", "Failed to read ticketMacSecret"},
-		{"ticketKeySecret = " KEY16, "[!] Service [s]: \"ticketKeySecret\" and \"ticketMacSecret\" must be set together\n"},
-		{"ticketKeySecret = " KEY16 "\nticketMacSecret = 00:" KEY16 "00112233445566778899aabbccddee", NOT_BUILT("ticketKeySecret")},
+		{"ticketKeySecret = " KEY16,
+	         "[!] Service [s]: \"ticketKeySecret\" and \"ticketMacSecret\" must be set together\n"},
+		{"ticketKeySecret = " KEY16 "\nticketMacSecret = 00:" KEY16 "00112233445566778899aabbccddee",
+	         NOT_BUILT("ticketKeySecret")},
 		{"engineNum = 1", "Illegal engine number"},
 		{"engineNum = x", "Illegal engine number"},
 		{"engineId = x", "Engine ID not found"},
@@ -273,7 +279,8 @@ Test(config_values, server)
 		{"CAfile = /nonexist\nverifyChain = yes", "[!] Service [s]: Failed to initialize TLS context\n"},
 		{"CAstore = file:/nonexist", OK},
 		{"CRLpath = /tmp", OK},
-		{"CRLfile = /nonexist", "[!] Failed to load /nonexist revocation lookup file\n[!] Service [s]: Failed to initialize TLS context\n"},
+		{"CRLfile = /nonexist",
+	         "[!] Failed to load /nonexist revocation lookup file\n[!] Service [s]: Failed to initialize TLS context\n"},
 		{"CRLfile = /dev/null", OK},
 		{"CRLcheckChain = yes", "[!] Service [s]: \"verifyChain\" has to be enabled for \"CRLcheckChain\"\n"},
 		{"reset = no", OK},
@@ -356,7 +363,8 @@ Test(config_values, endpoints)
 
 Test(config_values, sni_of_servers)
 {
-	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = s:*.example.com\n", "descriptor 77:8: \"sni = s:*.example.com\": " NOT_BUILT("sni"));
+	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = s:*.example.com\n",
+	        "descriptor 77:8: \"sni = s:*.example.com\": " NOT_BUILT("sni"));
 	refused(CLIENT "[t]\ncert = c\nconnect = 1\nsni = s:x\n", "[!] Service [t]: SNI primary service is a TLS client\n");
 	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = x:x\n", "[!] Service [t]: SNI section name not found\n");
 }
@@ -372,13 +380,15 @@ Test(config_values, an_unbuilt_default_is_named_where_it_stands)
 
 Test(config_values, fields)
 {
-	struct config *config = load_good("foreground = quiet\noutput = x\npid = /p\nlog = overwrite\nsyslog = no\nservice = n\ndebug = 3\n"
-					  "workers = 3\ndrain = 9\nadmin = ::1:99\nsetEnv = A=b\n" SERVER
-					  "key = k\nciphers = a\nciphersuites = b\ncurve = c\nsslVersion = TLSv1.2\nsecurityLevel = 3\n"
-					  "config = d\nconfig = e:f\nlocal = ::1\nfailover = rr\nlogId = unique\nrenegotiation = no\n"
-					  "sessionResume = no\nsessionCacheSize = 5\nsession = 6\nreset = no\nTIMEOUTbusy = 7\nTIMEOUTclose = -8\n"
-					  "TIMEOUTconnect = 9\nTIMEOUTidle = 10\nstack = 65536\ndebug = 7\noptions = -NO_SSLv3\n"
-					  "socket = a:SO_LINGER=1:60\nsocket = l:SO_RCVTIMEO=1:5\nsocket = r:SO_BINDTODEVICE=lo\nsocket = a:SO_REUSEADDR=no\n");
+	struct config *config = load_good(
+		"foreground = quiet\noutput = x\npid = /p\nlog = overwrite\nsyslog = no\nservice = n\ndebug = 3\n"
+		"workers = 3\ndrain = 9\nadmin = ::1:99\nsetEnv = A=b\n" SERVER
+		"key = k\nciphers = a\nciphersuites = b\ncurve = c\nsslVersion = TLSv1.2\nsecurityLevel = 3\n"
+		"config = d\nconfig = e:f\nlocal = ::1\nfailover = rr\nlogId = unique\nrenegotiation = no\n"
+		"sessionResume = no\nsessionCacheSize = 5\nsession = 6\nreset = no\nTIMEOUTbusy = 7\nTIMEOUTclose = -8\n"
+		"TIMEOUTconnect = 9\nTIMEOUTidle = 10\nstack = 65536\ndebug = 7\noptions = -NO_SSLv3\n"
+		"socket = a:SO_LINGER=1:60\nsocket = l:SO_RCVTIMEO=1:5\nsocket = r:SO_BINDTODEVICE=lo\nsocket = "
+	        "a:SO_REUSEADDR=no\n");
 	const struct globals *g = &config->global;
 	const struct section *s = config->sections;
 

@@ -25,31 +25,32 @@ Test(sockopt, read_and_written_back)
 		{"r:SO_RCVTIMEO=1:5", "r:SO_RCVTIMEO=1:5"},
 		{"r:SO_SNDTIMEO=1", "r:SO_SNDTIMEO=1:0"},
 		{"r:SO_BINDTODEVICE=averylongdevice", "r:SO_BINDTODEVICE=averylongdevice"},
-		{"r:SO_RCVTIMEO=-9223372036854775808:-9223372036854775808", "r:SO_RCVTIMEO=-9223372036854775808:-9223372036854775808"},
+		{"r:SO_RCVTIMEO=-9223372036854775808:-9223372036854775808",
+	         "r:SO_RCVTIMEO=-9223372036854775808:-9223372036854775808"},
 	};
 	static const char *const bad[] = {"",
-					  "a",
-					  "a:",
-					  "a:SO_DEBUG",
-					  "x:SO_DEBUG=1",
-					  "A:SO_DEBUG=1",
-					  "al:SO_DEBUG=1",
-					  "a:so_debug=1",
-					  "a:SO_DEBUG=2",
-					  "a:SO_DEBUG=",
-					  "a:SO_DEBUG =1",
-					  " a:SO_DEBUG=1",
-					  "a:SO_LINGER=x",
-					  "a:SO_LINGER=1:x",
-					  "a:SO_LINGER=1:2:3",
-					  "a:SO_LINGER=9999999999:1",
-					  "a:SO_RCVBUF=1:2",
-					  "a:SO_RCVBUF=99999999999",
-					  "a:SO_RCVBUF=1k",
-					  "a:SO_BINDTODEVICE=averyverylongdevicename",
-					  "a:=1",
-					  "=",
-					  "a:SO_NONE=1"};
+	                                  "a",
+	                                  "a:",
+	                                  "a:SO_DEBUG",
+	                                  "x:SO_DEBUG=1",
+	                                  "A:SO_DEBUG=1",
+	                                  "al:SO_DEBUG=1",
+	                                  "a:so_debug=1",
+	                                  "a:SO_DEBUG=2",
+	                                  "a:SO_DEBUG=",
+	                                  "a:SO_DEBUG =1",
+	                                  " a:SO_DEBUG=1",
+	                                  "a:SO_LINGER=x",
+	                                  "a:SO_LINGER=1:x",
+	                                  "a:SO_LINGER=1:2:3",
+	                                  "a:SO_LINGER=9999999999:1",
+	                                  "a:SO_RCVBUF=1:2",
+	                                  "a:SO_RCVBUF=99999999999",
+	                                  "a:SO_RCVBUF=1k",
+	                                  "a:SO_BINDTODEVICE=averyverylongdevicename",
+	                                  "a:=1",
+	                                  "=",
+	                                  "a:SO_NONE=1"};
 	char text[SOCKOPT_TEXT_MAX];
 	enum sock_role role;
 	struct sockopt opt;
@@ -83,7 +84,7 @@ static int flag_of(int fd, int level, int option)
 Test(sockopt, applied)
 {
 	static const char *const specs[] = {"a:SO_REUSEADDR=yes", "a:TCP_NODELAY=yes", "a:SO_LINGER=1:7",
-					    "a:SO_RCVTIMEO=3:0",  "a:IP_TTL=33",       "a:IPV6_V6ONLY=yes"};
+	                                    "a:SO_RCVTIMEO=3:0",  "a:IP_TTL=33",       "a:IPV6_V6ONLY=yes"};
 	struct sockopt opts[6];
 	struct sockopts set = set_of(opts, specs, 6);
 	struct linger linger = {0};
@@ -131,7 +132,8 @@ Test(sockopt, table)
 
 	sockopts_print(out);
 	fclose(out);
-	cr_assert(strstr(text, "TCP socket option defaults:\n    Option Name         |  Accept  |   Local  |  Remote  |OS default\n"));
+	cr_assert(strstr(text,
+	                 "TCP socket option defaults:\n    Option Name         |  Accept  |   Local  |  Remote  |OS default\n"));
 	cr_assert(strstr(text, "    SO_REUSEADDR        |       yes|    --    |    --    |        no\n"));
 	cr_assert(strstr(text, "    TCP_NODELAY         |    --    |       yes|       yes|        no\n"));
 	cr_assert(strstr(text, "UDP socket option defaults:\n"));
