@@ -33,7 +33,8 @@ static bool resolve_accept(const struct section *s, struct common *common)
 		int error = addr_resolve(s->accept.texts[i], ADDR_PASSIVE, &common->accept);
 
 		if (error) {
-			log_global(LOG_ERR, "Service [%s]: Cannot resolve accept target \"%s\": %s", s->name, s->accept.texts[i], gai_strerror(error));
+			log_global(LOG_ERR, "Error resolving \"%s\": %s", s->accept.texts[i], gai_strerror(error));
+			log_global(LOG_ERR, "Service [%s]: Cannot resolve accept target", s->name);
 			return false;
 		}
 	}
@@ -47,8 +48,11 @@ static void resolve_connect(const struct section *s, struct upstream *upstream)
 
 	upstream->delay = s->delay;
 	for (size_t i = 0; i < s->connect.count && !upstream->delay; i++) {
-		if (addr_resolve(s->connect.texts[i], ADDR_ACTIVE, &upstream->addrs) != 0) {
-			log_global(LOG_WARNING, "Service [%s]: Cannot resolve connect target \"%s\" - delaying DNS lookup", s->name, s->connect.texts[i]);
+		int error = addr_resolve(s->connect.texts[i], ADDR_ACTIVE, &upstream->addrs);
+
+		if (error) {
+			log_global(LOG_ERR, "Error resolving \"%s\": %s", s->connect.texts[i], gai_strerror(error));
+			log_global(LOG_WARNING, "Cannot resolve connect target - delaying DNS lookup");
 			upstream->delay = true;
 			addr_list_free(&upstream->addrs);
 		}

@@ -12,15 +12,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
-#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+enum { BUCKETS = 1024 }; /* a reload looks up every service for every worker, and there may be thousands */
+
 /* A service in one role. */
 struct row {
 	struct list link; /* in order of appearance */
+	struct row *next; /* in the same bucket */
 	char *name, *role;
 	bool current;
 	struct stats *workers; /* one per worker */
@@ -30,7 +32,7 @@ static struct {
 	pthread_mutex_t lock;
 	unsigned workers;
 	struct list rows;
-	void *tree; /* the same rows by name: a reload looks up every service for every worker */
+	struct row *buckets[BUCKETS]; /* the same rows by name */
 	struct timespec started;
 	uint64_t reloads_ok, reloads_failed;
 	bool last_reload_ok;
@@ -48,12 +50,14 @@ int stats_start(unsigned workers)
 	return 0;
 }
 
-static int row_compare(const void *a, const void *b)
+/* FNV-1a. The names are the operator's own: nobody gains by collisions. */
+static struct row **bucket_of(const char *name)
 {
-	const struct row *x = a, *y = b;
-	int order = strcmp(x->name, y->name);
+	uint32_t hash = 2166136261u;
 
-	return order ? order : strcmp(x->role, y->role);
+	for (; *name; name++)
+		hash = (hash ^ (unsigned char)*name) * 16777619u;
+	return &registry.buckets[hash % BUCKETS];
 }
 
 static void row_free(struct row *row)
@@ -84,20 +88,23 @@ static struct row *row_new(const char *name, const char *role)
 	row->name = strdup(name);
 	row->role = strdup(role);
 	row->workers = workers_new();
-	if (row->name && row->role && row->workers && tsearch(row, &registry.tree, row_compare)) {
-		list_append(&registry.rows, &row->link);
-		return row;
+	if (!row->name || !row->role || !row->workers) {
+		row_free(row);
+		return NULL;
 	}
-	row_free(row);
-	return NULL;
+	row->next = *bucket_of(name);
+	*bucket_of(name) = row;
+	list_append(&registry.rows, &row->link);
+	return row;
 }
 
 static struct row *row_find(const char *name, const char *role)
 {
-	struct row key = { .name = (char *)(uintptr_t)name, .role = (char *)(uintptr_t)role };
-	struct row **node = tfind(&key, &registry.tree, row_compare);
+	struct row *row = *bucket_of(name);
 
-	return node ? *node : NULL;
+	while (row && (strcmp(row->name, name) != 0 || strcmp(row->role, role) != 0))
+		row = row->next;
+	return row;
 }
 
 struct stats *stats_of(const char *service, const char *role, unsigned worker)

@@ -7,6 +7,7 @@
 
 #include "log.h"
 
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/pkcs12.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { TRIES = 3, PASSPHRASE_MAX = 1024 };
 
@@ -51,34 +53,35 @@ void tls_forget_passphrase(void)
 	OPENSSL_cleanse(remembered, sizeof(remembered));
 }
 
-/* A terminal's reader, except that a remembered answer is tried first. */
+/* Asks on the terminal, unless a remembered answer is to be tried first. Without a terminal the answer is empty. */
 static int prompt_read(UI *ui, UI_STRING *string)
 {
-	int r;
+	int terminal, ok;
+	char *answer;
 
-	if (UI_get_string_type(string) != UIT_PROMPT)
-		return UI_method_get_reader(UI_OpenSSL())(ui, string);
+	if (UI_get_string_type(string) != UIT_PROMPT && UI_get_string_type(string) != UIT_VERIFY)
+		return 1;
 	if (prompt.try_remembered && *remembered)
 		return UI_set_result(ui, string, remembered) >= 0;
 	prompt.asked = true;
-	r = UI_method_get_reader(UI_OpenSSL())(ui, string);
-	if (r > 0 && UI_get0_result_string(string))
-		snprintf(prompt.answer, sizeof(prompt.answer), "%s", UI_get0_result_string(string));
-	return r;
+	/* OpenSSL's own reader prints the prompt before it turns the echo off, and whoever types ahead is seen; getpass(3) does not. */
+	terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
+	answer = terminal >= 0 ? getpass(UI_get0_output_string(string)) : NULL;
+	close(terminal);
+	ok = UI_set_result(ui, string, answer ? answer : "") >= 0;
+	if (answer) {
+		snprintf(prompt.answer, sizeof(prompt.answer), "%s", answer);
+		OPENSSL_cleanse(answer, strlen(answer));
+	}
+	return ok;
 }
 
 static UI_METHOD *prompt_method(void)
 {
 	UI_METHOD *m = UI_create_method("terminal");
-	UI_METHOD *terminal = UI_OpenSSL();
 
-	if (!m)
-		return NULL;
-	UI_method_set_opener(m, UI_method_get_opener(terminal));
-	UI_method_set_writer(m, UI_method_get_writer(terminal));
-	UI_method_set_flusher(m, UI_method_get_flusher(terminal));
-	UI_method_set_closer(m, UI_method_get_closer(terminal));
-	UI_method_set_reader(m, prompt_read);
+	if (m)
+		UI_method_set_reader(m, prompt_read);
 	return m;
 }
 

@@ -11,6 +11,7 @@
 #include "thread.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,9 @@ static void listener_free(struct listener *l)
 /* The last connections in the queue of a listener that goes: taken now, or the kernel would reset them. */
 static void listener_empty(struct listener *l)
 {
+	/* Not before: the ring would not wait on a non-blocking socket. */
+	if (fcntl(l->fd, F_SETFL, O_NONBLOCK) < 0)
+		return;
 	for (;;) {
 		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
 
