@@ -31,7 +31,7 @@ void log_set_level(int level);
 bool log_wants(int level);
 
 /*
- * Writes one line at `level` (0..7) under the name `id` ("ui", "main", a connection's id; NULL means this thread's, see log_set_id()).
+ * Writes one line at `level` (0..7) under the name `id` ("ui", "main", a connection's id; NULL: this thread's, see log_set_id()).
  * No level check: the caller has compared with the section's level. Bytes below 0x20 and 0x7f become '.'. Keeps errno.
  * Until log_open() succeeds the lines are kept in memory.
  */
