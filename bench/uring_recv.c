@@ -39,6 +39,8 @@ struct variant {
 	bool own;	/* a buffer per connection instead of provided ones */
 	bool late;	/* asks for more only when the send is complete */
 	bool direct;	/* send(2) at once, the ring only when that would block */
+	bool nagle;	/* without TCP_NODELAY */
+	bool more_flag; /* MSG_MORE while the socket has more */
 	enum poll_first poll_first;
 	unsigned buf_size, bufs;
 };
@@ -55,7 +57,7 @@ static const struct variant ping_variants[] = {
 	{ .name = "one at a time, POLL_FIRST, send(2)", .poll_first = ALWAYS, .direct = true, .buf_size = 4096, .bufs = 256 },
 };
 
-#define ONE(kib, n) .name = "one, POLL_FIRST unless nonempty, " #kib " KiB x " #n, .poll_first = WHEN_EMPTY, .buf_size = kib * 1024, .bufs = n
+#define ONE(kib, n) .poll_first = WHEN_EMPTY, .buf_size = kib * 1024, .bufs = n, .name = "one, POLL_FIRST unless nonempty, " #kib " KiB x " #n
 #define MANY(kib, n) .name = "multishot, " #kib " KiB x " #n, .multishot = true, .buf_size = kib * 1024, .bufs = n
 
 static const struct variant bulk_variants[] = {
@@ -63,22 +65,24 @@ static const struct variant bulk_variants[] = {
 	{ ONE(4, 256) },
 	{ ONE(16, 64) },
 	{ ONE(32, 32) },
+	{ ONE(48, 16) },
+	{ ONE(60, 16) },
+	{ ONE(80, 16) },
+	{ ONE(96, 16) },
 	{ ONE(128, 16) },
+	{ ONE(192, 16) },
 	{ ONE(256, 16) },
-	{ ONE(16, 4) },
-	{ ONE(64, 2) },
-	{ ONE(64, 4) },
-	{ ONE(64, 64) },
-	{ ONE(64, 256) },
-	{ .name = "one, POLL_FIRST always, 64 KiB x 16", .poll_first = ALWAYS, .buf_size = 65536, .bufs = 16 },
-	{ .name = "one, POLL_FIRST never, 64 KiB x 16", .poll_first = NEVER, .buf_size = 65536, .bufs = 16 },
-	{ .name = "one, POLL_FIRST always, after the send, 64 KiB x 16", .poll_first = ALWAYS, .late = true, .buf_size = 65536, .bufs = 16 },
-	{ .name = "one, unless nonempty, send(2), 64 KiB x 16", .poll_first = WHEN_EMPTY, .direct = true, .buf_size = 65536, .bufs = 16 },
-	{ .name = "one, own buffer of 64 KiB", .poll_first = WHEN_EMPTY, .own = true, .buf_size = 65536 },
-	{ MANY(4, 256) },
+	{ ONE(64, 16) ", Nagle", .nagle = true },
+	{ ONE(64, 16) ", MSG_MORE", .more_flag = true },
+	{ ONE(48, 2) },
+	{ ONE(48, 4) },
+	{ .name = "one, POLL_FIRST always, 48 KiB x 16", .poll_first = ALWAYS, .buf_size = 49152, .bufs = 16 },
+	{ .name = "one, POLL_FIRST never, 48 KiB x 16", .poll_first = NEVER, .buf_size = 49152, .bufs = 16 },
+	{ .name = "one, POLL_FIRST always, after the send, 48 KiB x 16", .poll_first = ALWAYS, .late = true, .buf_size = 49152, .bufs = 16 },
+	{ .name = "one, unless nonempty, send(2), 48 KiB x 16", .poll_first = WHEN_EMPTY, .direct = true, .buf_size = 49152, .bufs = 16 },
 	{ MANY(16, 64) },
+	{ MANY(48, 16) },
 	{ MANY(64, 16) },
-	{ MANY(64, 256) },
 };
 
 struct link {
@@ -186,7 +190,8 @@ static void send_head(struct relay *r, unsigned i)
 	struct io_uring_sqe *sqe = operation(r, i, SEND);
 	uint64_t data = sqe->user_data;
 
-	io_uring_prep_send(sqe, l->out, bytes_of(r, l, l->head), r->fill[l->head], MSG_NOSIGNAL | MSG_WAITALL);
+	io_uring_prep_send(sqe, l->out, bytes_of(r, l, l->head), r->fill[l->head],
+			   MSG_NOSIGNAL | MSG_WAITALL | (r->v->more_flag && l->nonempty ? MSG_MORE : 0));
 	sqe->user_data = data;
 	l->sending = true;
 }
@@ -425,16 +430,16 @@ static void load_end(const int *in, const int *out)
 	}
 }
 
-static void tcp_pair(int listener, const struct sockaddr_in *addr, int pair[2])
+static void tcp_pair(int listener, const struct sockaddr_in *addr, bool nodelay, int pair[2])
 {
-	int one = 1;
+	int value = nodelay;
 
 	pair[0] = socket(AF_INET, SOCK_STREAM, 0);
 	check(connect(pair[0], (const struct sockaddr *)addr, sizeof(*addr)) == 0, "connect");
 	pair[1] = accept(listener, NULL, NULL);
 	check(pair[1] >= 0, "accept");
 	for (int i = 0; i < 2; i++)
-		setsockopt(pair[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		setsockopt(pair[i], IPPROTO_TCP, TCP_NODELAY, &value, sizeof(value));
 }
 
 static double cpu_seconds(void)
@@ -502,10 +507,10 @@ static struct outcome run(const struct variant *v)
 	check(bind(listener, (struct sockaddr *)&addr, len) == 0 && listen(listener, 16) == 0, "listen");
 	getsockname(listener, (struct sockaddr *)&addr, &len);
 	for (unsigned i = 0; i < links; i++) {
-		tcp_pair(listener, &addr, pair);
+		tcp_pair(listener, &addr, !v->nagle, pair);
 		in[i] = pair[0];
 		r.link[i].in = pair[1];
-		tcp_pair(listener, &addr, pair);
+		tcp_pair(listener, &addr, !v->nagle, pair);
 		out[i] = pair[0];
 		r.link[i].out = pair[1];
 		r.link[i].head = r.link[i].tail = NO_BUF;
