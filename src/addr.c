@@ -90,9 +90,11 @@ static const char *copy_host(struct parts *parts, const char *host, size_t len)
 
 static const char *copy_port(struct parts *parts, const char *port)
 {
-	if (strlen(port) >= sizeof(parts->port))
+	size_t len = strlen(port);
+
+	if (len >= sizeof(parts->port))
 		return "port too long";
-	strcpy(parts->port, port);
+	memcpy(parts->port, port, len + 1);
 	return check_port(parts->port);
 }
 
@@ -308,12 +310,18 @@ void addr_list_free(struct addr_list *list)
 	memset(list, 0, sizeof(*list));
 }
 
+static const char *fixed_text(const char *fixed, char text[ADDR_TEXT_MAX])
+{
+	snprintf(text, ADDR_TEXT_MAX, "%s", fixed);
+	return text;
+}
+
 static const char *unix_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 {
 	size_t len = addr->len - offsetof(struct sockaddr_un, sun_path);
 
 	if (addr->len <= offsetof(struct sockaddr_un, sun_path))
-		return strcpy(text, "unnamed socket");
+		return fixed_text("unnamed socket", text);
 	if (addr->un.sun_path[0]) {
 		snprintf(text, ADDR_TEXT_MAX, "%.*s", (int)len, addr->un.sun_path);
 		return text;
@@ -348,7 +356,7 @@ const char *addr_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 	char host[INET_ADDRSTRLEN];
 
 	if (addr->len < sizeof(addr->sa.sa_family))
-		return strcpy(text, "unnamed socket");
+		return fixed_text("unnamed socket", text);
 	switch (addr->sa.sa_family) {
 	case AF_UNIX: return unix_text(addr, text);
 	case AF_INET6: return inet6_text(&addr->in6, text);
@@ -356,7 +364,7 @@ const char *addr_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 		inet_ntop(AF_INET, &addr->in.sin_addr, host, sizeof(host));
 		snprintf(text, ADDR_TEXT_MAX, "%s:%u", host, ntohs(addr->in.sin_port));
 		return text;
-	default: return strcpy(text, "unknown address family");
+	default: return fixed_text("unknown address family", text);
 	}
 }
 

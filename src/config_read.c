@@ -78,7 +78,7 @@ static void skip_bom(struct lines *lines)
 
 	if (found) {
 		memmove(lines->line, lines->line + strlen(bom), strlen(lines->line + strlen(bom)) + 1);
-		strcpy(lines->quoted, lines->line);
+		memcpy(lines->quoted, lines->line, strlen(lines->line) + 1);
 	}
 	log_global(LOG_NOTICE, "UTF-8 byte order mark %sdetected", found ? "" : "not ");
 }

@@ -37,7 +37,7 @@ static const struct word facilities[] = {
 static const char *level_parse(const char *text, int *level)
 {
 	for (int i = LOG_EMERG; i <= LOG_DEBUG; i++) {
-		if (strcasecmp(text, level_names[i]) && !(text[0] == '0' + i && !text[1]))
+		if (strcasecmp(text, level_names[i]) != 0 && !(text[0] == '0' + i && !text[1]))
 			continue;
 		*level = i;
 		return NULL;
@@ -48,7 +48,7 @@ static const char *level_parse(const char *text, int *level)
 static const char *facility_parse(const char *text, size_t len, int *facility)
 {
 	for (const struct word *word = facilities; word->word; word++) {
-		if (strlen(word->word) != len || strncasecmp(word->word, text, len))
+		if (strlen(word->word) != len || strncasecmp(word->word, text, len) != 0)
 			continue;
 		*facility = word->value;
 		return NULL;
@@ -400,7 +400,7 @@ static const char *parse_workers(struct reading *reading, const struct option *r
 	long workers = 0;
 
 	(void)reading;
-	if (strcasecmp(value, "auto") && !config_number(value, 1, WORKERS_MAX, &workers))
+	if (strcasecmp(value, "auto") != 0 && !config_number(value, 1, WORKERS_MAX, &workers))
 		return row->error;
 	((struct global_options *)base)->pub.workers = (int)workers;
 	return NULL;
@@ -449,7 +449,7 @@ static void print_service(FILE *out, const struct option *row, const void *base)
 {
 	const struct service_options *service = base;
 
-	if (strcmp(service->pub.name, service->header))
+	if (strcmp(service->pub.name, service->header) != 0)
 		print_option(out, row, service->pub.name);
 }
 

@@ -135,10 +135,10 @@ typedef bool option_asks(const struct global_options *global, const struct servi
 
 struct option {
 	enum option_scope scope;
+	unsigned flags;
 	const char *name, *alias;
 	const struct option_kind *kind;
 	size_t offset;
-	unsigned flags;
 	const char *fallback; /* default as text, one value per line */
 	const char *error;    /* what a value of the wrong form is told */
 	option_asks *asks;    /* NULL: built */

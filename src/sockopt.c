@@ -135,7 +135,7 @@ static bool parse_value(const char *text, struct sockopt *opt)
 	case FORM_NAME:
 		if (strlen(text) >= sizeof(opt->value.name))
 			return false;
-		strcpy(opt->value.name, text);
+		memcpy(opt->value.name, text, strlen(text) + 1);
 		return true;
 	}
 	return false;
