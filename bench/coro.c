@@ -198,7 +198,7 @@ static long resident_kib(void)
 
 static void crowd_row(size_t n)
 {
-	struct crowd crowd = { .n = n, .co = calloc(n, sizeof(struct coro *)) };
+	struct crowd crowd = {.n = n, .co = calloc(n, sizeof(struct coro *))};
 	struct coro_pool *pool = coro_pool_new(CORO_STACK_DEFAULT, n);
 	long before = resident_kib();
 	char what[100];
@@ -209,7 +209,7 @@ static void crowd_row(size_t n)
 		if (coro_start(pool, deep_sleeper, &crowd.co[i]) != 0)
 			abort();
 	snprintf(what, sizeof(what), "%zu alive, in turn, 1.2 KB touched (%.1f KiB resident each)", n,
-		 (double)(resident_kib() - before) / (double)n);
+	         (double)(resident_kib() - before) / (double)n);
 	row(what, measure(crowd_round, &crowd, (double)n));
 	stop = true;
 	crowd_round(&crowd);
@@ -220,7 +220,7 @@ static void crowd_row(size_t n)
 
 int main(int argc, char **argv)
 {
-	static const size_t sizes[] = { 10, 100, 300, 1000, 3000, 10000 };
+	static const size_t sizes[] = {10, 100, 300, 1000, 3000, 10000};
 
 	if (argc > 1)
 		seconds = strtod(argv[1], NULL);

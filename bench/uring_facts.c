@@ -63,7 +63,7 @@ __attribute__((format(printf, 2, 3))) static void fact(const char *what, const c
 
 static int ring_new(struct io_uring *r, unsigned flags)
 {
-	struct io_uring_params params = { .flags = flags };
+	struct io_uring_params params = {.flags = flags};
 
 	return io_uring_queue_init_params(64, r, &params);
 }
@@ -71,7 +71,7 @@ static int ring_new(struct io_uring *r, unsigned flags)
 /* The result of the next completion, or NOTHING after 50 ms. */
 static int next(void)
 {
-	struct __kernel_timespec limit = { .tv_nsec = 50000000 };
+	struct __kernel_timespec limit = {.tv_nsec = 50000000};
 	struct io_uring_cqe *cqe;
 	int res;
 
@@ -98,7 +98,7 @@ static void lend(int n)
 /* A new ring with n buffers lent to it. */
 static void fresh(int n)
 {
-	struct io_uring_buf_reg reg = { .ring_entries = BUFS, .bgid = GROUP };
+	struct io_uring_buf_reg reg = {.ring_entries = BUFS, .bgid = GROUP};
 
 	io_uring_queue_exit(&ring);
 	errno = -ring_new(&ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
@@ -128,7 +128,7 @@ static int listener(struct sockaddr_in *addr)
 	socklen_t len = sizeof(*addr);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
 
-	*addr = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	*addr = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	check(fd >= 0 && bind(fd, (struct sockaddr *)addr, len) == 0 && listen(fd, 128) == 0, "listen");
 	getsockname(fd, (struct sockaddr *)addr, &len);
@@ -155,10 +155,10 @@ static void set_up(void)
 		const char *name;
 		unsigned flags;
 	} kinds[] = {
-		{ "plain", 0 },
-		{ "SINGLE_ISSUER", IORING_SETUP_SINGLE_ISSUER },
-		{ "SINGLE_ISSUER | DEFER_TASKRUN", IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
-		{ "DEFER_TASKRUN alone", IORING_SETUP_DEFER_TASKRUN },
+		{"plain", 0},
+		{"SINGLE_ISSUER", IORING_SETUP_SINGLE_ISSUER},
+		{"SINGLE_ISSUER | DEFER_TASKRUN", IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN},
+		{"DEFER_TASKRUN alone", IORING_SETUP_DEFER_TASKRUN},
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
@@ -206,7 +206,8 @@ static void completions_wait_for_an_enter(void)
 	io_uring_submit(&ring);
 	check(write(pair[1], "x", 1) == 1, "write");
 	usleep(10000);
-	fact("completions visible without entering the kernel for them", "%s", io_uring_peek_cqe(&ring, &cqe) == 0 ? "yes" : "no");
+	fact("completions visible without entering the kernel for them", "%s",
+	     io_uring_peek_cqe(&ring, &cqe) == 0 ? "yes" : "no");
 	close(pair[0]);
 	close(pair[1]);
 }
@@ -279,7 +280,7 @@ static void end_of_stream(void)
 
 static void nonempty(void)
 {
-	char big[BUF_SIZE + 1] = { 0 };
+	char big[BUF_SIZE + 1] = {0};
 	int pair[2];
 
 	fresh(2);
@@ -378,7 +379,8 @@ static long port_taken_us(int tidy, int runs)
 			io_uring_prep_multishot_accept(io_uring_get_sqe(&ring), fd, NULL, NULL, 0);
 			io_uring_submit(&ring);
 			if (tidy) {
-				io_uring_prep_cancel(io_uring_get_sqe(&ring), NULL, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+				io_uring_prep_cancel(io_uring_get_sqe(&ring), NULL,
+				                     IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
 				(void)next();
 				(void)next();
 				close(fd);

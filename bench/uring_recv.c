@@ -29,60 +29,78 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_LINKS = 1000, MAX_BUFS = 1024, MAX_VARIANTS = 32, MAX_ROUNDS = 51, MESSAGE = 1024, QUEUE_MAX = 2, GROUP = 1, NO_BUF = -1 };
+enum {
+	MAX_LINKS = 1000,
+	MAX_BUFS = 1024,
+	MAX_VARIANTS = 32,
+	MAX_ROUNDS = 51,
+	MESSAGE = 1024,
+	QUEUE_MAX = 2,
+	GROUP = 1,
+	NO_BUF = -1
+};
 enum kind { RECV, SEND };
 enum poll_first { NEVER, ALWAYS, WHEN_EMPTY };
 
 struct variant {
 	const char *name;
 	bool multishot;
-	bool own;	/* a buffer per connection instead of provided ones */
-	bool late;	/* asks for more only when the send is complete */
-	bool direct;	/* send(2) at once, the ring only when that would block */
-	bool nagle;	/* without TCP_NODELAY */
+	bool own;       /* a buffer per connection instead of provided ones */
+	bool late;      /* asks for more only when the send is complete */
+	bool direct;    /* send(2) at once, the ring only when that would block */
+	bool nagle;     /* without TCP_NODELAY */
 	bool more_flag; /* MSG_MORE while the socket has more */
 	enum poll_first poll_first;
 	unsigned buf_size, bufs;
 };
 
 static const struct variant ping_variants[] = {
-	{ .name = "multishot, 4 KiB x 256", .multishot = true, .buf_size = 4096, .bufs = 256 },
-	{ .name = "multishot, 16 KiB x 64", .multishot = true, .buf_size = 16384, .bufs = 64 },
-	{ .name = "multishot, 4 KiB x 256, send(2)", .multishot = true, .direct = true, .buf_size = 4096, .bufs = 256 },
-	{ .name = "one at a time, POLL_FIRST, with the send", .poll_first = ALWAYS, .buf_size = 4096, .bufs = 256 },
-	{ .name = "one at a time, POLL_FIRST, after the send", .poll_first = ALWAYS, .late = true, .buf_size = 4096, .bufs = 256 },
-	{ .name = "one at a time, POLL_FIRST unless nonempty", .poll_first = WHEN_EMPTY, .buf_size = 4096, .bufs = 256 },
-	{ .name = "one at a time, no POLL_FIRST", .poll_first = NEVER, .buf_size = 4096, .bufs = 256 },
-	{ .name = "one at a time, POLL_FIRST, own buffer", .poll_first = ALWAYS, .own = true, .buf_size = 4096 },
-	{ .name = "one at a time, POLL_FIRST, send(2)", .poll_first = ALWAYS, .direct = true, .buf_size = 4096, .bufs = 256 },
+	{.name = "multishot, 4 KiB x 256", .multishot = true, .buf_size = 4096, .bufs = 256},
+	{.name = "multishot, 16 KiB x 64", .multishot = true, .buf_size = 16384, .bufs = 64},
+	{.name = "multishot, 4 KiB x 256, send(2)", .multishot = true, .direct = true, .buf_size = 4096, .bufs = 256},
+	{.name = "one at a time, POLL_FIRST, with the send", .poll_first = ALWAYS, .buf_size = 4096, .bufs = 256},
+	{.name = "one at a time, POLL_FIRST, after the send", .poll_first = ALWAYS, .late = true, .buf_size = 4096, .bufs = 256},
+	{.name = "one at a time, POLL_FIRST unless nonempty", .poll_first = WHEN_EMPTY, .buf_size = 4096, .bufs = 256},
+	{.name = "one at a time, no POLL_FIRST", .poll_first = NEVER, .buf_size = 4096, .bufs = 256},
+	{.name = "one at a time, POLL_FIRST, own buffer", .poll_first = ALWAYS, .own = true, .buf_size = 4096},
+	{.name = "one at a time, POLL_FIRST, send(2)", .poll_first = ALWAYS, .direct = true, .buf_size = 4096, .bufs = 256},
 };
 
-#define ONE(kib, n) .poll_first = WHEN_EMPTY, .buf_size = kib * 1024, .bufs = n, .name = "one, POLL_FIRST unless nonempty, " #kib " KiB x " #n
+#define ONE(kib, n) \
+	.poll_first = WHEN_EMPTY, .buf_size = kib * 1024, .bufs = n, .name = "one, POLL_FIRST unless nonempty, " #kib " KiB x " #n
 #define MANY(kib, n) .name = "multishot, " #kib " KiB x " #n, .multishot = true, .buf_size = kib * 1024, .bufs = n
 
 static const struct variant bulk_variants[] = {
-	{ ONE(64, 16) },
-	{ ONE(4, 256) },
-	{ ONE(16, 64) },
-	{ ONE(32, 32) },
-	{ ONE(48, 16) },
-	{ ONE(60, 16) },
-	{ ONE(80, 16) },
-	{ ONE(96, 16) },
-	{ ONE(128, 16) },
-	{ ONE(192, 16) },
-	{ ONE(256, 16) },
-	{ ONE(64, 16) ", Nagle", .nagle = true },
-	{ ONE(64, 16) ", MSG_MORE", .more_flag = true },
-	{ ONE(48, 2) },
-	{ ONE(48, 4) },
-	{ .name = "one, POLL_FIRST always, 48 KiB x 16", .poll_first = ALWAYS, .buf_size = 49152, .bufs = 16 },
-	{ .name = "one, POLL_FIRST never, 48 KiB x 16", .poll_first = NEVER, .buf_size = 49152, .bufs = 16 },
-	{ .name = "one, POLL_FIRST always, after the send, 48 KiB x 16", .poll_first = ALWAYS, .late = true, .buf_size = 49152, .bufs = 16 },
-	{ .name = "one, unless nonempty, send(2), 48 KiB x 16", .poll_first = WHEN_EMPTY, .direct = true, .buf_size = 49152, .bufs = 16 },
-	{ MANY(16, 64) },
-	{ MANY(48, 16) },
-	{ MANY(64, 16) },
+	{ONE(64, 16)},
+	{ONE(4, 256)},
+	{ONE(16, 64)},
+	{ONE(32, 32)},
+	{ONE(48, 16)},
+	{ONE(60, 16)},
+	{ONE(80, 16)},
+	{ONE(96, 16)},
+	{ONE(128, 16)},
+	{ONE(192, 16)},
+	{ONE(256, 16)},
+	{ONE(64, 16) ", Nagle", .nagle = true},
+	{ONE(64, 16) ", MSG_MORE", .more_flag = true},
+	{ONE(48, 2)},
+	{ONE(48, 4)},
+	{.name = "one, POLL_FIRST always, 48 KiB x 16", .poll_first = ALWAYS, .buf_size = 49152, .bufs = 16},
+	{.name = "one, POLL_FIRST never, 48 KiB x 16", .poll_first = NEVER, .buf_size = 49152, .bufs = 16},
+	{.name = "one, POLL_FIRST always, after the send, 48 KiB x 16",
+         .poll_first = ALWAYS,
+         .late = true,
+         .buf_size = 49152,
+         .bufs = 16},
+	{.name = "one, unless nonempty, send(2), 48 KiB x 16",
+         .poll_first = WHEN_EMPTY,
+         .direct = true,
+         .buf_size = 49152,
+         .bufs = 16},
+	{MANY(16, 64)},
+	{MANY(48, 16)},
+	{MANY(64, 16)},
 };
 
 struct link {
@@ -145,7 +163,7 @@ static void pin(int cpu)
 static void lend(struct relay *r, int buf)
 {
 	io_uring_buf_ring_add(r->provided, r->memory + (size_t)buf * r->v->buf_size, r->v->buf_size, (unsigned short)buf,
-			      io_uring_buf_ring_mask(r->ring_size), 0);
+	                      io_uring_buf_ring_mask(r->ring_size), 0);
 	io_uring_buf_ring_advance(r->provided, 1);
 	r->lent++;
 }
@@ -191,7 +209,7 @@ static void send_head(struct relay *r, unsigned i)
 	uint64_t data = sqe->user_data;
 
 	io_uring_prep_send(sqe, l->out, bytes_of(r, l, l->head), r->fill[l->head],
-			   MSG_NOSIGNAL | MSG_WAITALL | (r->v->more_flag && l->nonempty ? MSG_MORE : 0));
+	                   MSG_NOSIGNAL | MSG_WAITALL | (r->v->more_flag && l->nonempty ? MSG_MORE : 0));
 	sqe->user_data = data;
 	l->sending = true;
 }
@@ -322,7 +340,8 @@ static void turn(struct relay *r)
 	errno = -err;
 	check(err >= 0 || err == -EINTR, "io_uring_submit_and_wait");
 	r->enters++;
-	io_uring_for_each_cqe(&r->ring, head, cqe) {
+	io_uring_for_each_cqe(&r->ring, head, cqe)
+	{
 		(cqe->user_data & 1 ? sent : received)(r, (unsigned)(cqe->user_data >> 1), cqe);
 		n++;
 	}
@@ -332,10 +351,9 @@ static void turn(struct relay *r)
 
 static void relay_open(struct relay *r)
 {
-	struct io_uring_params params = {
-		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE, .cq_entries = 16384
-	};
-	struct io_uring_buf_reg reg = { .bgid = GROUP };
+	struct io_uring_params params = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE,
+	                                 .cq_entries = 16384};
+	struct io_uring_buf_reg reg = {.bgid = GROUP};
 
 	errno = -io_uring_queue_init_params(4096, &r->ring, &params);
 	check(errno == 0, "io_uring");
@@ -348,7 +366,8 @@ static void relay_open(struct relay *r)
 	if (r->v->own)
 		return;
 	r->ring_size = r->v->bufs;
-	r->provided = mmap(NULL, r->ring_size * sizeof(struct io_uring_buf), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	r->provided = mmap(NULL, r->ring_size * sizeof(struct io_uring_buf), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+	                   -1, 0);
 	check(r->provided != MAP_FAILED, "mmap");
 	reg.ring_addr = (uintptr_t)r->provided;
 	reg.ring_entries = r->ring_size;
@@ -377,7 +396,7 @@ static void load_ping(const int *in, const int *out)
 	int epoll = epoll_create1(0);
 
 	for (unsigned i = 0; i < links; i++) {
-		struct epoll_event event = { .events = EPOLLIN, .data.u32 = i };
+		struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
 
 		check(epoll_ctl(epoll, EPOLL_CTL_ADD, out[i], &event) == 0, "epoll_ctl");
 		check(write(in[i], scratch, MESSAGE) == MESSAGE, "write");
@@ -398,8 +417,8 @@ static void load_bulk(const int *in, const int *out)
 	int epoll = epoll_create1(0);
 
 	for (unsigned i = 0; i < links; i++) {
-		struct epoll_event in_event = { .events = EPOLLOUT, .data.u32 = i << 1 };
-		struct epoll_event out_event = { .events = EPOLLIN, .data.u32 = i << 1 | 1 };
+		struct epoll_event in_event = {.events = EPOLLOUT, .data.u32 = i << 1};
+		struct epoll_event out_event = {.events = EPOLLIN, .data.u32 = i << 1 | 1};
 
 		check(epoll_ctl(epoll, EPOLL_CTL_ADD, in[i], &in_event) == 0, "epoll_ctl");
 		check(epoll_ctl(epoll, EPOLL_CTL_ADD, out[i], &out_event) == 0, "epoll_ctl");
@@ -452,7 +471,7 @@ static double cpu_seconds(void)
 
 static void *stopper(void *arg)
 {
-	struct timespec t = { .tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
+	struct timespec t = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
 
 	(void)arg;
 	nanosleep(&t, NULL);
@@ -495,7 +514,7 @@ static struct outcome run(const struct variant *v)
 {
 	static struct relay r;
 	int in[MAX_LINKS], out[MAX_LINKS], pair[2];
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(addr);
 	int listener = socket(AF_INET, SOCK_STREAM, 0);
 	double cpu;
@@ -563,8 +582,8 @@ static void report(const struct variant *v, struct outcome *o, const struct outc
 		cost[i] = o[i].cost;
 		ratio[i] = o[i].cost / base[i].cost;
 	}
-	printf("%-52s %8.1f %6.3f  %8.0f %7.2f %8lu %5.2f\n", v->name, median(cost, rounds), median(ratio, rounds), o[0].recv_size,
-	       o[0].recvs_per_enter, o[0].nobufs, o[0].busy);
+	printf("%-52s %8.1f %6.3f  %8.0f %7.2f %8lu %5.2f\n", v->name, median(cost, rounds), median(ratio, rounds),
+	       o[0].recv_size, o[0].recvs_per_enter, o[0].nobufs, o[0].busy);
 }
 
 int main(int argc, char **argv)
@@ -595,7 +614,8 @@ int main(int argc, char **argv)
 		for (int i = 0; i < n; i++)
 			outcome[i][round] = run(&v[i]);
 	printf("%s, %u connections, %d rounds of %.1f s\n", argv[1], links, rounds, seconds);
-	printf("%-52s %8s %6s  %8s %7s %8s %5s\n", "", bulk ? "ns/KiB" : "ns/msg", "ratio", "recv B", "per turn", "ENOBUFS", "busy");
+	printf("%-52s %8s %6s  %8s %7s %8s %5s\n", "", bulk ? "ns/KiB" : "ns/msg", "ratio", "recv B", "per turn", "ENOBUFS",
+	       "busy");
 	for (int i = 0; i < n; i++)
 		report(&v[i], outcome[i], outcome[0], rounds);
 	return 0;

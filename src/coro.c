@@ -11,8 +11,8 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { STACK_MAX = 16 << 20 };
@@ -89,7 +89,7 @@ static int coro_map(struct coro_pool *pool, struct coro **out)
 	if (err != 0)
 		return err;
 	co = (struct coro *)(((uintptr_t)stack.low + stack.size - sizeof(*co)) & ~(uintptr_t)63);
-	*co = (struct coro){ .pool = pool, .stack = stack, .valgrind_id = hook_register(stack.low, stack.size) };
+	*co = (struct coro){.pool = pool, .stack = stack, .valgrind_id = hook_register(stack.low, stack.size)};
 	*out = co;
 	return 0;
 }

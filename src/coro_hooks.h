@@ -47,7 +47,7 @@ struct fiber {
 
 static inline void fiber_born(struct fiber *fiber, void *low, size_t size)
 {
-	*fiber = (struct fiber){ .low = low, .size = size };
+	*fiber = (struct fiber){.low = low, .size = size};
 }
 
 static inline void fiber_leave(struct fiber *from, const struct fiber *to, int last)

@@ -74,7 +74,7 @@ int stack_map(struct stack *stack, size_t size, bool guard_install)
 		munmap(p, page + size);
 		return err;
 	}
-	*stack = (struct stack){ .low = p + page, .size = size };
+	*stack = (struct stack){.low = p + page, .size = size};
 	return 0;
 }
 

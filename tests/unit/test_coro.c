@@ -75,7 +75,7 @@ static bool died_of(int status, int sig)
 /* No core files and no sanitizer's report: the signal itself is what is looked at. */
 static void expect_death(void)
 {
-	struct rlimit none = { 0, 0 };
+	struct rlimit none = {0, 0};
 
 	setrlimit(RLIMIT_CORE, &none);
 	signal(SIGSEGV, SIG_DFL);
@@ -106,7 +106,7 @@ static void three_steps(void *arg)
 Test(coro, runs_until_it_suspends_and_goes_on_when_resumed)
 {
 	struct coro_pool *pool = pool_new(4);
-	struct steps s = { 0 };
+	struct steps s = {0};
 
 	cr_assert_eq(coro_start(pool, three_steps, &s), 0);
 	cr_assert_eq(s.n, 1);
@@ -190,7 +190,7 @@ Test(coro, ten_thousand_are_alive_at_once)
 static void *own_thread(void *arg)
 {
 	struct coro_pool *pool = coro_pool_new(CORO_STACK_DEFAULT, 4);
-	struct steps s[50] = { 0 };
+	struct steps s[50] = {0};
 
 	(void)arg;
 	if (pool == NULL)
@@ -226,7 +226,8 @@ Test(coro, threads_have_their_own)
 static uint64_t mix(uint64_t seed, void (*between)(void))
 {
 	volatile uint64_t from = seed;
-	uint64_t a = from * 3, b = from * 5, c = from * 7, d = from * 11, e = from * 13, f = from * 17, g = from * 19, h = from * 23;
+	uint64_t a = from * 3, b = from * 5, c = from * 7, d = from * 11, e = from * 13, f = from * 17, g = from * 19,
+		 h = from * 23;
 	uint64_t i = from * 29, j = from * 31, k = from * 37, l = from * 41;
 	double s = (double)from * 1.5, t = (double)from * 2.5, u = (double)from * 3.5, v = (double)from * 4.5;
 	double w = (double)from * 5.5, x = (double)from * 6.5, y = (double)from * 7.5, z = (double)from * 8.5;
@@ -235,7 +236,8 @@ static uint64_t mix(uint64_t seed, void (*between)(void))
 		between();
 		a += b ^ c, b += c ^ d, c += d ^ e, d += e ^ f, e += f ^ g, f += g ^ h, g += h ^ a, h += a ^ b;
 		i += j ^ a, j += k ^ b, k += l ^ c, l += i ^ d;
-		s += t * 0.5, t += u * 0.25, u += v * 0.5, v += s * 0.125, w += x * 0.5, x += y * 0.25, y += z * 0.5, z += w * 0.125;
+		s += t * 0.5, t += u * 0.25, u += v * 0.5, v += s * 0.125, w += x * 0.5, x += y * 0.25, y += z * 0.5,
+			z += w * 0.125;
 		s = fmod(s, 1e6), t = fmod(t, 1e6), u = fmod(u, 1e6), v = fmod(v, 1e6);
 		w = fmod(w, 1e6), x = fmod(x, 1e6), y = fmod(y, 1e6), z = fmod(z, 1e6);
 	}
@@ -292,7 +294,7 @@ static void round_up(void *arg)
 	int *seen = arg;
 	struct coro **self = (struct coro **)(seen + 4);
 
-	memcpy(self, &(struct coro *){ coro_self() }, sizeof(*self));
+	memcpy(self, &(struct coro *){coro_self()}, sizeof(*self));
 	seen[0] = fegetround(); /* as the thread had it when this was started */
 	fesetround(FE_UPWARD);
 	coro_suspend();
@@ -305,7 +307,7 @@ Test(coro, rounding_mode_is_each_stacks_own)
 	struct {
 		int seen[4];
 		struct coro *self;
-	} s = { 0 };
+	} s = {0};
 
 	fesetround(FE_DOWNWARD);
 	cr_assert_eq(coro_start(pool, round_up, &s), 0);
@@ -326,7 +328,8 @@ static void see_alignment(void *arg)
 
 	/* Floating point through varargs uses aligned stores relative to the stack pointer. */
 	snprintf(text, sizeof(text), "%.3f %.2Lf", 3.14159, 2.71828L);
-	*(int *)arg = strcmp(text, "3.142 2.72") == 0 && (uintptr_t)line % 64 == 0 && (uintptr_t)__builtin_frame_address(0) % 16 == 0;
+	*(int *)arg =
+		strcmp(text, "3.142 2.72") == 0 && (uintptr_t)line % 64 == 0 && (uintptr_t)__builtin_frame_address(0) % 16 == 0;
 }
 
 Test(coro, stack_is_aligned)
@@ -394,7 +397,7 @@ static bool on_stack_of(const struct coro *co, const char *p)
 Test(coro, calls_run_on_the_threads_stack)
 {
 	struct coro_pool *pool = pool_new(1);
-	struct call c = { 0 };
+	struct call c = {0};
 
 	cr_assert_eq(coro_start(pool, calls, &c), 0);
 	cr_assert_eq(c.n, 500);
@@ -441,7 +444,7 @@ static void nests(void *arg)
 Test(coro, a_call_may_start_and_resume_others)
 {
 	struct coro_pool *pool = pool_new(4);
-	struct nest n = { .pool = pool };
+	struct nest n = {.pool = pool};
 
 	cr_assert_eq(coro_start(pool, nests, &n), 0);
 	cr_assert_eq(n.error, 0);
@@ -606,7 +609,7 @@ static void lock_memory(void)
 	expect_death();
 	if (mlockall(MCL_FUTURE) != 0)
 		_exit(0);
-	_exit(coro_start(pool, count, &(int){ 0 }) == 0 ? 0 : 1);
+	_exit(coro_start(pool, count, &(int){0}) == 0 ? 0 : 1);
 }
 
 Test(coro, locked_memory_is_guarded_too)
@@ -706,7 +709,7 @@ Test(coro, census_finds_the_deepest_use)
 
 Test(coro, silly_stack_sizes_are_brought_into_range)
 {
-	static const size_t sizes[] = { 0, 1, 20001, (size_t)1 << 40, SIZE_MAX };
+	static const size_t sizes[] = {0, 1, 20001, (size_t)1 << 40, SIZE_MAX};
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
 		struct coro_pool *pool = coro_pool_new(sizes[i], 0);
@@ -724,7 +727,7 @@ Test(coro, silly_stack_sizes_are_brought_into_range)
 static void address_space_ends(void)
 {
 	struct coro_pool *pool = coro_pool_new(CORO_STACK_DEFAULT, 2);
-	struct rlimit limit = { 1 << 20, 1 << 20 };
+	struct rlimit limit = {1 << 20, 1 << 20};
 	struct steps s;
 	int n = 0;
 
