@@ -25,7 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 256, CHUNK = 65536, PING = 100, COMPLAINTS = 5, PATIENCE_MS = 60000 };
+/* A machine too slow for the rate is not given more than IN_FLIGHT_MAX connections to work on at once. */
+enum { EVENTS = 256, CHUNK = 65536, PING = 100, COMPLAINTS = 5, PATIENCE_MS = 60000, IN_FLIGHT_MAX = 1000 };
 
 enum state { IDLE, CONNECTING, SHAKING, PINGING, HELD, DONE };
 
@@ -352,10 +353,10 @@ static void mode_rate(size_t per_s, size_t seconds)
 	uint64_t start = now_ms();
 
 	load.done = always;
-	while (opened < total || in_state(peers, opened, IDLE) < opened) {
+	while (load.ok + load.failed < total) {
 		size_t due = (now_ms() - start) * per_s / 1000;
 
-		while (opened < total && opened < due)
+		while (opened < total && opened < due && opened - load.ok - load.failed < IN_FLIGHT_MAX)
 			peer_open(&peers[opened++]);
 		turn(opened < total ? 1 : 1000);
 		if (opened == total)
