@@ -472,7 +472,8 @@ static void pace(uint64_t now)
 		} else if (c->late_count < LATE_MAX) {
 			c->late[(c->late_first + c->late_count++) % LATE_MAX] = pace_next_ns;
 		} else {
-			done.errors++;
+			if (!done.errors++)
+				snprintf(done.first_error, sizeof(done.first_error), "more than %d requests behind on a connection", LATE_MAX);
 		}
 	}
 }

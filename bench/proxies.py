@@ -52,6 +52,13 @@ def cpu_seconds(pids):
     return ticks / TICKS
 
 
+def core_seconds(core):
+    """What everybody together has used of a core."""
+    with open("/proc/stat") as f:
+        fields = re.search(rf"^cpu{core} (.*)$", f.read(), re.M).group(1).split()
+    return sum(int(fields[i]) for i in (0, 1, 2, 5, 6)) / TICKS
+
+
 def resident_kib(pids):
     """smaps_rollup counts pages; the figure in /proc/PID/status is only near the truth on newer kernels."""
     total = 0

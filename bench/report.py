@@ -92,6 +92,20 @@ def doubt_table(cells, rows, proxies):
     return lines
 
 
+def disturbance(cells):
+    """Interrupts that no process answers for are in it, so a few per cent are normal."""
+    found = [c["others"] / c["seconds"] for c in cells if "others" in c]
+    if not found:
+        return ""
+    return f"Others used {statistics.median(found) * 100:.0f}% of the proxy's core (median of the cells, at most {max(found) * 100:.0f}%)."
+
+
+def commit():
+    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    result = subprocess.run(["git", "-C", top, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return result.stdout.strip()
+
+
 def errors(cells, proxies):
     titles = {p.name: p.title for p in proxies}
     return [f"- {titles[c['proxy']]}, {c['row']}, round {c['round'] + 1}: {c['errors']} errors ({c['error']})" for c in cells if c["errors"]]
@@ -117,7 +131,9 @@ def table(cells, rows, proxies, versions, options):
              "bench/README.md says how to read this.", ""]
     lines += values_table(cells, rows, proxies) + [""]
     lines += doubt_table(cells, [row for row in rows if row.load], proxies) + [""]
-    lines += [f"- {p.title}: {versions[p.name] or 'built here'}" + (f"; {p.note}" if p.note else "") for p in proxies]
+    lines += [disturbance(cells), ""]
+    lines += [f"- {p.title}: {versions[p.name] or 'built here'}" + (f", commit {commit()}" if p.kind == "subject" else "")
+              + (f"; {p.note}" if p.note else "") for p in proxies]
     trouble = errors(cells, proxies)
     if trouble:
         lines += ["", "Errors:"] + trouble
