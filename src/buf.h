@@ -12,14 +12,15 @@
 #include <stdint.h>
 
 /*
- * SMALL holds a message, such as a request of 1 KiB, in one page. BIG holds four full TLS records (64 KiB and their overhead), so that
- * a bulk transfer costs one receive, four seals and one send for each 64 KiB.
+ * SMALL holds a message, such as a request of 1 KiB, in one page. BIG holds three full TLS records (48 KiB and their overhead), so that
+ * a bulk transfer costs one receive, three seals and one send for each 48 KiB. Four would just miss the largest segment of the loopback
+ * interface, and cost nearly half as much again (kernel-notes/io_uring.md).
  */
 enum chunk_size { CHUNK_SMALL, CHUNK_BIG, CHUNK_SIZES };
 enum {
 	CHUNK_SMALL_BYTES = 4096,
-	CHUNK_BIG_BYTES = 80 * 1024,	 /* a size class of jemalloc */
-	CHUNK_BIG_RECEIVE = 64 * 1024,	 /* what one receive may fill of a big one */
+	CHUNK_BIG_BYTES = 56 * 1024,   /* a size class of jemalloc */
+	CHUNK_BIG_RECEIVE = 48 * 1024, /* what one receive may fill of a big one */
 };
 
 struct chunk {
