@@ -286,7 +286,8 @@ def test_an_include_that_includes_itself_ends(bench, tmp_path):
 
 @pytest.mark.san
 @pytest.mark.parametrize("content", [b"\0" * 1000, b"[" * 100000, b"=" * 40000, b"a" * 20000 + b" = 1\n", b"\xff\xfe\xfd\n" * 500,
-                                     b"[s]\n" * 5000, b"cert = " + b"x" * 15000 + b"\n"])
+                                     b"[s]\n" * 5000, b"cert = " + b"x" * 15000 + b"\n"],
+                         ids=["zeros", "brackets", "equals", "long-line", "not-text", "sections", "long-value"])
 def test_hostile_files_end_in_an_error(bench, content):
     status, _, err = run_once([write(bench, content)])
     assert status == 1, err[-2000:]

@@ -113,7 +113,7 @@ def test_client_limit(bench):
     proxy = bench.tls_server(nofile=512)
     limit = 512 * 125 // 256
     first = bench.client(proxy.port).ping()
-    rest = [bench.keep(connect(proxy.port)) for _ in range(limit + 10)]
+    rest = [bench.keep(connect(proxy.port)) for _ in range(limit + 50)]
     proxy.wait_log(rf"LOG4\[\w+\]: Connection rejected: too many clients \(>={limit}\)")
     first.ping()
     for sock in rest:
