@@ -43,6 +43,8 @@ static void listener_free(struct listener *l)
 	list_remove(&l->link);
 	log_global(LOG_DEBUG, "Service [%s] closed (FD=%d)", l->service->conf->name, l->fd);
 	close(l->fd);
+	if (l->closing)
+		service_set_leave(l->service->set);
 	free(l);
 }
 
@@ -96,13 +98,17 @@ static void listener_open(struct worker *w, struct listener *l)
 	listener_accept(l);
 }
 
+/* The ring lets go of it later, and it may accept until then: it holds its services as a connection does. */
 static void listener_close(struct listener *l)
 {
 	l->stale = true;
-	if (l->op.armed)
-		ring_cancel(l->worker->ring, &l->op);
-	else
+	if (!l->op.armed) {
 		listener_free(l);
+	} else if (!l->closing) {
+		l->closing = true;
+		service_set_enter(l->service->set);
+		ring_cancel(l->worker->ring, &l->op);
+	}
 }
 
 static void listeners_close(struct worker *w, bool only_stale)

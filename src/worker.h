@@ -24,7 +24,8 @@ struct listener {
 	struct worker *worker;
 	struct service *service;
 	int fd;
-	bool stale; /* the configuration in force has it no more */
+	bool stale;   /* the configuration in force has it no more */
+	bool closing; /* waits for its cancellation; counted as a connection of its services */
 };
 
 /* Something another thread asks a worker to do. `deliver` runs on the worker; the message may be freed in it. */
