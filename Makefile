@@ -29,7 +29,7 @@ HARDEN	+= $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 
 override cflags = -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) $(HARDEN) $(SANFLAGS) -pthread \
-	-D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
+	$(if $(SAN),-DRING_FAULTS) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
 override ldflags = -pie -Wl,-z,relro -Wl,-z,now -pthread $(SANFLAGS) $(LDFLAGS)
 LIBS	= $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
 
@@ -141,11 +141,12 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(unit_runner) $(BUILD)/libtlsplice.a
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS) $(unit_libs)
 
-# Fuzz targets with a plain main() that replays the files of tests/fuzz/corpus.
-$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/replay.o $(BUILD)/libtlsplice.a
+# Fuzz targets: with a plain main() that replays the files of tests/fuzz/corpus, or (FUZZER=1, clang) with libFuzzer's.
+FUZZER	= 0
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(if $(filter 1,$(FUZZER)),,$(BUILD)/tests/fuzz/replay.o) $(BUILD)/libtlsplice.a
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ldflags) $(if $(filter 1,$(FUZZER)),-fsanitize=fuzzer) -o $@ $^ $(LIBS)
 
 # Programs that the end-to-end tests use; the proxy's code is not linked into them.
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
@@ -175,13 +176,20 @@ e2e:
 
 SECONDS	= 60
 fuzz:
-	@tests/fuzz/run $(SECONDS)
+	@$(MAKE) --no-print-directory CC=clang SAN=address,undefined BUILD=build-fuzz FUZZER=1 CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' \
+		$(fuzzers:$(BUILD)/%=build-fuzz/%)
+	$(Q)set -e; for name in $(patsubst $(BUILD)/fuzz/fuzz_%,%,$(fuzzers)); do \
+		echo "fuzzing $$name for $(SECONDS) s"; \
+		mkdir -p build-fuzz/found/$$name; \
+		build-fuzz/fuzz/fuzz_$$name -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 \
+			-artifact_prefix=build-fuzz/ build-fuzz/found/$$name tests/fuzz/corpus/$$name; \
+	done
 
 # --- checks of the source ------------------------------------------------------------------------------------------
 
 lint: tidy cppcheck
 
-tidyflags = -std=gnu17 -D_GNU_SOURCE -DTLSPLICE_VERSION='\"$(VERSION)\"' -Isrc
+tidyflags = -std=gnu17 -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc
 
 tidy: | $(BUILD)/features
 	$(Q)printf '%s\n' $(filter %.c,$(sources)) | xargs -P 2 -I FILE clang-tidy --quiet --warnings-as-errors='*' FILE -- $(tidyflags)

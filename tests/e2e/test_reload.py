@@ -9,7 +9,7 @@ import time
 import pytest
 
 from peers import EOF, collect, connect, echo, name
-from proxy import BINARY, SLOW, WRAPPER, until
+from proxy import BINARY, SLOW, WRAPPER, listening_ports, until
 
 
 def body(proxy):
@@ -43,7 +43,7 @@ def test_reload_opens_and_closes_listeners(bench, pki):
     bench.client(first).ping().bye()
     bench.client(second).ping().bye()
     assert proxy.hup(text)
-    until(lambda: bench.ports.free(second))
+    until(lambda: second not in listening_ports())
     with pytest.raises(ConnectionRefusedError):
         connect(second)
     bench.client(first).ping()
@@ -222,7 +222,7 @@ def test_drain_lets_connections_finish(bench):
     proxy = bench.tls_server(head="drain = 30")
     client = bench.client(proxy.port).ping()
     proxy.send_signal(signal.SIGTERM)
-    until(lambda: bench.ports.free(proxy.port), 10, "the listener is closed while draining")
+    until(lambda: proxy.port not in listening_ports(), 10, "the listener is closed while draining")
     client.ping(b"still served")
     time.sleep(1)
     client.ping(b"still served")
@@ -248,7 +248,7 @@ def test_a_second_term_does_not_wait(bench):
     proxy = bench.tls_server(head="drain = 300")
     client = bench.client(proxy.port).ping()
     proxy.send_signal(signal.SIGTERM)
-    until(lambda: bench.ports.free(proxy.port))
+    until(lambda: proxy.port not in listening_ports())
     client.ping()
     proxy.send_signal(signal.SIGTERM)
     assert proxy.wait_exit() == 0
