@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,10 +28,45 @@ static const size_t chunk_bytes[CHUNK_SIZES] = { CHUNK_SMALL_BYTES, CHUNK_BIG_BY
 /* Free chunks beyond this many go back to the allocator, so that a burst does not stay resident. */
 static const size_t keep[CHUNK_SIZES] = { 512, 32 };
 
+#ifdef RING_FAULTS
+static struct {
+	atomic_ulong asked, first, end; /* requests; those in [first, end) fail */
+} faults;
+
+void chunk_fail_nth(unsigned long nth, unsigned long count)
+{
+	unsigned long first = nth ? atomic_load(&faults.asked) + nth : 0;
+
+	atomic_store(&faults.end, 0);
+	atomic_store(&faults.first, first);
+	atomic_store(&faults.end, nth ? first + count : 0);
+}
+
+__attribute__((constructor)) static void faults_configure(void)
+{
+	const char *text = getenv("TLSPLICE_FAIL_CHUNK");
+	char *end;
+	unsigned long nth = text ? strtoul(text, &end, 10) : 0;
+
+	chunk_fail_nth(nth, nth && *end == ':' ? strtoul(end + 1, NULL, 10) : 1);
+}
+
+static bool fault(void)
+{
+	unsigned long n = atomic_fetch_add(&faults.asked, 1) + 1;
+
+	return n >= atomic_load(&faults.first) && n < atomic_load(&faults.end);
+}
+#else
+#define fault() false
+#endif
+
 struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size)
 {
 	struct chunk *c = bufs->free[size];
 
+	if (fault())
+		return NULL;
 	if (c) {
 		bufs->free[size] = c->next;
 		bufs->kept[size]--;

@@ -52,6 +52,14 @@ struct queue {
 /* Returns an empty chunk, or NULL when there is no memory. */
 struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size);
 
+#ifdef RING_FAULTS
+/*
+ * Test builds: `count` requests for chunks, beginning with the nth from now on, are told that there is no memory (0: none). One count for all threads.
+ * At start they come from the environment: TLSPLICE_FAIL_CHUNK=NTH[:COUNT], one by default.
+ */
+void chunk_fail_nth(unsigned long nth, unsigned long count);
+#endif
+
 /* Gives a chunk back; chunk_put(bufs, NULL) is fine. */
 void chunk_put(struct bufs *bufs, struct chunk *chunk);
 

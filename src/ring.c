@@ -8,6 +8,7 @@
 #include "list.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
@@ -41,7 +42,7 @@ struct ring {
 	uint64_t now_ms;
 	size_t pending;
 #ifdef RING_FAULTS
-	unsigned long fail_in;
+	unsigned long fail_in, fail_again; /* operations until the next failure, and from one to the next */
 	int fail_with;
 #endif
 };
@@ -147,6 +148,48 @@ static void lender_close(struct ring *ring, enum chunk_size size)
 		munmap(l->ring, l->slots * sizeof(struct io_uring_buf));
 }
 
+/* The operation goes to the kernel as one that does nothing, and completes with `error`. */
+static void refuse(struct io_uring_sqe *sqe, struct ring_op *op, int error)
+{
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data(sqe, op);
+	op->refused = error;
+}
+
+#ifdef RING_FAULTS
+void ring_fail_nth(struct ring *ring, unsigned long nth, int error, bool every)
+{
+	ring->fail_in = nth;
+	ring->fail_again = every ? nth : 0;
+	ring->fail_with = error;
+}
+
+static void faults_configure(struct ring *ring)
+{
+	const char *text = getenv("TLSPLICE_FAIL");
+	unsigned long nth, error = ENOMEM;
+	char *end;
+
+	if (!text)
+		return;
+	nth = strtoul(text, &end, 10);
+	if (end[0] == ':' && isdigit((unsigned char)end[1]))
+		error = strtoul(end + 1, &end, 10);
+	ring_fail_nth(ring, nth, -(int)error, strcmp(end, ":every") == 0);
+}
+
+static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	if (ring->fail_in == 0 || --ring->fail_in > 0)
+		return;
+	ring->fail_in = ring->fail_again;
+	refuse(sqe, op, ring->fail_with);
+}
+#else
+#define faults_configure(ring)	((void)0)
+#define fault(ring, sqe, op)	((void)0)
+#endif
+
 struct ring *ring_open(struct bufs *bufs, int *error)
 {
 	struct io_uring_params params = {
@@ -165,6 +208,7 @@ struct ring *ring_open(struct bufs *bufs, int *error)
 	}
 	ring->bufs = bufs;
 	ring->now_ms = clock_ms();
+	faults_configure(ring);
 	/* Saves the look-up of the descriptor at every submission; a refusal costs only that. */
 	(void)io_uring_register_ring_fd(&ring->uring);
 	*error = lender_open(ring, CHUNK_SMALL, LENT_SMALL, CHUNK_SMALL_ROOM);
@@ -213,33 +257,13 @@ static struct io_uring_sqe *sqe_get(struct ring *ring)
 	return sqe;
 }
 
-#ifdef RING_FAULTS
-enum { FAULT = 1 }; /* low bit of the user data: completes with ring->fail_with */
-
-void ring_fail_nth(struct ring *ring, unsigned long nth, int error)
-{
-	ring->fail_in = nth;
-	ring->fail_with = error;
-}
-
-static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
-{
-	if (ring->fail_in == 0 || --ring->fail_in > 0)
-		return;
-	io_uring_prep_nop(sqe);
-	io_uring_sqe_set_data64(sqe, (uintptr_t)op | FAULT);
-}
-#else
-enum { FAULT = 0 };
-#define fault(ring, sqe, op) ((void)0)
-#endif
-
 /* Marks the operation as the kernel's. */
 static void submit(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
 {
 	assert(!op->armed);
 	op->armed = true;
 	op->cancelled = false;
+	op->refused = 0;
 	ring->pending++;
 	io_uring_sqe_set_data(sqe, op);
 	fault(ring, sqe, op);
@@ -268,6 +292,9 @@ void ring_recv(struct ring *ring, struct ring_op *op, int fd, enum chunk_size si
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = (uint16_t)size;
 	submit(ring, sqe, op);
+	/* The kernel would say -ENOBUFS at once, whether bytes have come or not, and whoever asks again would spin. */
+	if (ring->lender[size].missing == ring->lender[size].slots)
+		refuse(sqe, op, -ENOMEM);
 }
 
 void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, size_t n)
@@ -329,8 +356,7 @@ static struct chunk *take_lent(struct ring *ring, enum chunk_size size, unsigned
 
 static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 {
-	uint64_t data = io_uring_cqe_get_data64(cqe);
-	struct ring_op *op = (struct ring_op *)(uintptr_t)(data & ~(uint64_t)FAULT);
+	struct ring_op *op = io_uring_cqe_get_data(cqe);
 	struct ring_result r = {
 		.res = cqe->res,
 		.more = cqe->flags & IORING_CQE_F_MORE,
@@ -339,10 +365,8 @@ static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 
 	if (!op)
 		return; /* a cancellation that found nothing */
-#ifdef RING_FAULTS
-	if (data & FAULT)
-		r.res = ring->fail_with;
-#endif
+	if (op->refused)
+		r.res = op->refused;
 	if (cqe->flags & IORING_CQE_F_BUFFER)
 		r.chunk = take_lent(ring, op->lends - 1, cqe->flags >> IORING_CQE_BUFFER_SHIFT, cqe->res);
 	if (!r.more) {

@@ -32,6 +32,7 @@ struct ring_op {
 	bool armed; /* the kernel may still complete it: the memory must stay */
 	bool cancelled;
 	uint8_t lends; /* enum chunk_size of the receive, plus one; 0: no buffer */
+	int refused; /* not carried out: completes with this -errno instead; 0 otherwise */
 };
 
 /*
@@ -61,7 +62,8 @@ void ring_accept(struct ring *ring, struct ring_op *op, int fd);
 
 /*
  * Receives into a chunk that is picked only when bytes have come. `many`: goes on until end of stream, an error or ring_cancel();
- * else one receive of up to CHUNK_BIG_RECEIVE bytes. -ENOBUFS: no memory for chunks; ask again.
+ * else one receive of up to CHUNK_BIG_RECEIVE bytes. -ENOBUFS: others were faster to take the chunks; ask again.
+ * -ENOMEM: there is no memory for a single chunk, and asking again at once would not help.
  */
 void ring_recv(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, bool many);
 
@@ -90,8 +92,11 @@ int ring_await_send(struct ring *ring, struct ring_wait *wait, int fd, const voi
 int ring_await_connect(struct ring *ring, struct ring_wait *wait, int fd, const struct addr *addr);
 
 #ifdef RING_FAULTS
-/* Test builds: the nth operation from now on fails with `error` instead of being carried out (0: none). */
-void ring_fail_nth(struct ring *ring, unsigned long nth, int error);
+/*
+ * Test builds: the nth operation from now on completes with `error` (-errno) instead of being carried out, and with `every` each nth (0: none).
+ * ring_open() takes them from the environment: TLSPLICE_FAIL=NTH[:ERRNO][:every], with the number of the errno, ENOMEM by default.
+ */
+void ring_fail_nth(struct ring *ring, unsigned long nth, int error, bool every);
 #endif
 
 #endif
