@@ -44,16 +44,20 @@ static bool is_closing(const struct conn *c)
 	return !open && c->front.out.bytes == 0 && c->back.out.bytes == 0;
 }
 
-/* Arms the timer for the time-out in force, counted from the last moment that bytes moved. */
-static void watch(struct conn *c)
+/* Arms the timer for the time-out in force, counted from the last moment that bytes moved. Without memory for it the connection ends: false. */
+static bool watch(struct conn *c)
 {
 	const struct section *conf = c->service->conf;
 	int seconds = is_closing(c) ? conf->timeout_close_s : conf->timeout_idle_s;
 
-	if (seconds < 0)
+	if (seconds < 0) {
 		timer_disarm(&c->worker->timers, &c->timer);
-	else if (timer_arm(&c->worker->timers, &c->timer, c->active_ms + (uint64_t)seconds * 1000) < 0)
+	} else if (timer_arm(&c->worker->timers, &c->timer, c->active_ms + (uint64_t)seconds * 1000) < 0) {
+		conn_log(c, LOG_ERR, "transfer: no memory for a time-out");
 		conn_finish(c, CONN_RESET);
+		return false;
+	}
+	return true;
 }
 
 void relay_expired(struct conn *c)
@@ -242,6 +246,11 @@ void relay_received(struct end *e, const struct ring_result *result)
 		queue_append(&e->in, result->chunk);
 	} else if (result->res == 0) {
 		e->eof = true;
+	} else if (result->res == -ENOMEM) {
+		/* Our own trouble, not the peer's end: what is cut off here must not look complete. */
+		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(ENOMEM), ENOMEM);
+		conn_finish(c, CONN_RESET);
+		return;
 	} else if (result->res != -ENOBUFS && result->res != -ECANCELED) {
 		/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream (shared/spec 6.2). */
 		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-result->res), -result->res);
@@ -271,7 +280,6 @@ void relay_start(struct conn *c)
 	c->active_ms = ring_now_ms(c->worker->ring);
 	c->to_tls = (struct pump){ .from = conn_plain_end(c), .to = conn_tls_end(c) };
 	c->to_plain = (struct pump){ .from = conn_tls_end(c), .to = conn_plain_end(c) };
-	watch(c);
-	if (c->stage == CONN_RELAYING && pump_run(&c->to_plain) && pump_run(&c->to_tls))
+	if (watch(c) && pump_run(&c->to_plain) && pump_run(&c->to_tls))
 		settle(c);
 }
