@@ -299,6 +299,7 @@ static bool launch(void)
 	int error = 0;
 
 	if (g->foreground == FOREGROUND_NO) {
+		log_before_fork();
 		error = daemonise();
 		log_after_fork();
 	}
