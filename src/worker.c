@@ -70,6 +70,17 @@ static void listener_suspended(struct listener *l, int error)
 		listener_accept(l);
 }
 
+/* Errors of one client's connection, which accept(2) passes on: the next may be well. */
+static bool is_clients_own(int error)
+{
+	static const int own[] = { ECONNABORTED, EINTR, EAGAIN, EPROTO, ENOPROTOOPT, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT };
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
+		if (error == -own[i])
+			return true;
+	return false;
+}
+
 static void accepted(struct ring_op *op, const struct ring_result *result)
 {
 	struct listener *l = container_of(op, struct listener, op);
@@ -82,10 +93,10 @@ static void accepted(struct ring_op *op, const struct ring_result *result)
 		if (l->worker->stage == WORKER_SERVING)
 			listener_empty(l);
 		listener_free(l);
-	} else if (result->res == -EMFILE || result->res == -ENFILE || result->res == -ENOBUFS || result->res == -ENOMEM) {
-		listener_suspended(l, result->res);
+	} else if (result->res >= 0 || is_clients_own(result->res)) {
+		listener_accept(l);
 	} else {
-		listener_accept(l); /* ended for a passing reason, such as -ECONNABORTED */
+		listener_suspended(l, result->res); /* -EMFILE, -ENOMEM and the like: asking again at once would not help */
 	}
 }
 
