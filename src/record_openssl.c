@@ -24,8 +24,10 @@ static int bio_write(BIO *bio, const char *data, size_t n, size_t *written)
 	struct record *r = BIO_get_data(bio);
 
 	BIO_clear_retry_flags(bio);
-	if (queue_write(r->out, r->bufs, data, n) < 0)
+	if (queue_write(r->out, r->bufs, data, n) < 0) {
+		ERR_raise(ERR_LIB_BIO, ERR_R_MALLOC_FAILURE);
 		return 0;
+	}
 	*written = n;
 	return 1;
 }
@@ -82,6 +84,13 @@ static bool has_pending(const struct record *record)
 	return record->in->bytes > 0 || SSL_has_pending(ssl_of(record));
 }
 
+static enum record_result no_memory(struct tls *tls, const char *doing)
+{
+	ERR_raise(ERR_LIB_SSL, ERR_R_MALLOC_FAILURE);
+	tls_log_failure(tls, doing);
+	return RECORD_FAILED;
+}
+
 static enum record_result open_result(struct tls *tls, int code)
 {
 	switch (SSL_get_error(tls->ssl, code)) {
@@ -110,7 +119,7 @@ static enum record_result openssl_open(struct record *r, struct queue *plain, si
 			return RECORD_MORE;
 		c = queue_reserve(plain, r->bufs, r->in->bytes < RECORD_MAX ? r->in->bytes + 1 : RECORD_MAX);
 		if (!c)
-			return RECORD_FAILED;
+			return no_memory(tls, "SSL_read");
 		ERR_clear_error();
 		code = SSL_read_ex(tls->ssl, c->data + c->end, c->room - c->end, &n);
 		if (tls->renegotiating)
@@ -136,7 +145,7 @@ static enum record_result openssl_seal(struct record *r, struct queue *plain)
 			n = RECORD_MAX;
 		/* One chunk for the whole of it, if it is not there yet: no record is broken over two. */
 		if (!queue_reserve(r->out, r->bufs, n + RECORD_OVERHEAD))
-			return RECORD_FAILED;
+			return no_memory(tls, "SSL_write");
 		ERR_clear_error();
 		if (!SSL_write_ex(tls->ssl, from->data + from->start, n, &done)) {
 			tls_log_failure(tls, "SSL_write");
