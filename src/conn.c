@@ -252,11 +252,13 @@ static bool clients_enter(void)
 	return false;
 }
 
-static void refuse(struct service *service, int fd)
+static void refuse(struct service *service, int fd, bool full)
 {
 	stats_add(&service->stats->rejected, 1);
-	if (service->conf->debug >= LOG_WARNING)
+	if (service->conf->debug >= LOG_WARNING && full)
 		log_write(LOG_WARNING, NULL, "Connection rejected: too many clients (>=%u)", clients_max);
+	if (service->conf->debug >= LOG_ERR && !full)
+		log_write(LOG_ERR, NULL, "Connection rejected: no memory");
 	close(fd);
 }
 
@@ -266,13 +268,13 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	int error;
 
 	if (!clients_enter()) {
-		refuse(service, fd);
+		refuse(service, fd, true);
 		return;
 	}
 	c = slab_get(w->conns);
 	if (!c) {
 		atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed);
-		refuse(service, fd);
+		refuse(service, fd, false);
 		return;
 	}
 	memset(c, 0, sizeof(*c));
@@ -311,10 +313,12 @@ void conn_deadline(struct conn *c, int seconds, const char *doing)
 {
 	c->doing = doing;
 	c->expired = false;
-	if (seconds < 0)
+	if (seconds < 0) {
 		timer_disarm(&c->worker->timers, &c->timer);
-	else if (timer_arm(&c->worker->timers, &c->timer, ring_now_ms(c->worker->ring) + (uint64_t)seconds * 1000) < 0)
+	} else if (timer_arm(&c->worker->timers, &c->timer, ring_now_ms(c->worker->ring) + (uint64_t)seconds * 1000) < 0) {
+		conn_log(c, LOG_ERR, "%s: no memory for a time-out", doing);
 		conn_fail(c, CONN_RESET); /* without a deadline it could stay for ever */
+	}
 }
 
 static void conn_close(struct conn *c);
@@ -389,7 +393,8 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 		relay_sent(e);
 		break;
 	case CONN_LINGERING:
-		linger_step(e);
+		if (e->tls)
+			linger_step(e);
 		break;
 	case CONN_ENDING:
 		conn_release(c);
@@ -409,10 +414,10 @@ static void received(struct ring_op *op, const struct ring_result *result)
 	chunk_put(&c->worker->bufs, result->chunk); /* too late to matter */
 	if (result->res <= 0 && result->res != -ENOBUFS)
 		e->eof = true;
-	if (c->stage == CONN_LINGERING)
-		linger_step(e);
-	else
+	if (c->stage == CONN_ENDING)
 		conn_release(c);
+	else if (e->tls)
+		linger_step(e); /* the plain side has no part in it, and an end of stream there must not cut the alert short */
 }
 
 /* --- its end ------------------------------------------------------------------------------------------------------------------------ */
