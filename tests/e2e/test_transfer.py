@@ -108,6 +108,34 @@ def test_bulk_with_checksums(bench, tools, mode, mib):
     server.wait_log(rf"Connection closed: {size} byte\(s\) sent to TLS, {size} byte\(s\) sent to socket")
 
 
+@pytest.mark.slow
+@pytest.mark.san
+def test_full_duplex_while_keys_change(bench, tools):
+    """32 MiB each way in pieces of random size, with a KeyUpdate of either side every hundred pieces."""
+    port = bench.ports()
+    bench.run([tools + "/echo", str(port)])
+    until(lambda: not bench.ports.free(port))
+    proxy = bench.tls_server(backend=port)
+    done = subprocess.run([tools + "/load", "-k", str(proxy.port), "bulk", str(32 * MIB)], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=100 * SLOW)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.san
+def test_full_duplex_while_reloading(bench, tools):
+    """A transfer is not disturbed by reloads."""
+    port = bench.ports()
+    bench.run([tools + "/echo", str(port)])
+    until(lambda: not bench.ports.free(port))
+    proxy = bench.tls_server(backend=port)
+    load = bench.run([tools + "/load", str(proxy.port), "bulk", str(256 * MIB if SLOW == 1 else 32 * MIB)], stdout=subprocess.PIPE)
+    for _ in range(8):
+        assert proxy.hup()
+    out, _ = load.communicate(timeout=200 * SLOW)
+    assert load.returncode == 0, out
+
+
 @pytest.mark.san
 def test_download_then_close_delivers_everything(bench):
     data = pattern(3 * MIB)

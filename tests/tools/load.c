@@ -1,11 +1,11 @@
 /*
  * A client for load tests, one thread on epoll: many TLS (or, with -P, plain) connections through a proxy with an echo server
- * behind it. `load [-P] [-r] [-2] PORT MODE...`:
+ * behind it. `load [-P] [-r] [-2] [-k] PORT MODE...`:
  *   bulk BYTES          one connection, BYTES each way at once, every byte checked
  *   hold COUNT          opens COUNT connections, echoes on each, says "held COUNT", waits for a line on stdin, echoes on each again
  *   rate PER_S SECONDS  opens connections at a steady rate: connect, echo, close_notify
  *   loop COUNT SECONDS  keeps COUNT connections busy: connect, echo, close, connect again
- * -r resumes sessions, -2 speaks TLS 1.2. The last line is "ok N failed M resumed R"; exit status 0 when none failed.
+ * -r resumes sessions, -2 speaks TLS 1.2, -k makes bulk write pieces of random size and change keys (TLS 1.3) every hundred pieces. The last line is "ok N failed M resumed R"; exit status 0 when none failed.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <arpa/inet.h>
@@ -41,7 +41,7 @@ struct peer {
 
 static struct {
 	int port;
-	bool plain, resume;
+	bool plain, resume, rekey;
 	SSL_CTX *ctx;
 	SSL_SESSION *session;
 	int poller;
@@ -395,6 +395,21 @@ static void fill(unsigned char *data, uint64_t from, size_t size)
 	}
 }
 
+/* Asks both sides for new keys now and then; returns how much to write now. */
+static size_t rekey(struct peer *peer, size_t most)
+{
+	static size_t piece, left;
+
+	/* A write that OpenSSL has not finished must be repeated with no less than it was begun with. */
+	if (left && peer->sent == piece)
+		return left < most ? left : most;
+	piece = peer->sent;
+	if (random() % 100 == 0 && !SSL_key_update(peer->ssl, SSL_KEY_UPDATE_REQUESTED))
+		ERR_clear_error(); /* one is under way */
+	left = 1 + (size_t)random() % most;
+	return left;
+}
+
 /* Both halves of the bulk transfer go on as far as they can; returns -1 when the connection failed. */
 static int bulk_step(struct peer *peer, uint64_t total)
 {
@@ -405,6 +420,8 @@ static int bulk_step(struct peer *peer, uint64_t total)
 	while (peer->sent < total) {
 		size_t size = total - peer->sent < CHUNK ? total - peer->sent : CHUNK;
 
+		if (load.rekey)
+			size = rekey(peer, size);
 		fill(out, peer->sent, size);
 		n = put(peer, out, size);
 		if (n <= 0)
@@ -463,7 +480,7 @@ static void mode_bulk(uint64_t total)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: load [-P] [-r] [-2] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS\n");
+	fprintf(stderr, "usage: load [-P] [-r] [-2] [-k] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS\n");
 	return 2;
 }
 
@@ -473,11 +490,12 @@ int main(int argc, char **argv)
 	bool tls12 = false;
 	int c;
 
-	while ((c = getopt(argc, argv, "Pr2")) != -1) {
+	while ((c = getopt(argc, argv, "Pr2k")) != -1) {
 		switch (c) {
 		case 'P': load.plain = true; break;
 		case 'r': load.resume = true; break;
 		case '2': tls12 = true; break;
+		case 'k': load.rekey = true; break;
 		default: return usage();
 		}
 	}
