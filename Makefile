@@ -28,16 +28,19 @@ HARDEN	= -fstack-protector-strong -fstack-clash-protection -fPIE
 HARDEN	+= $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 
+# Optional: AES-GCM by intel-ipsec-mb where its header is installed (x86-64).
+ipsec_mb := $(wildcard /usr/include/intel-ipsec-mb.h)
+
 override cflags = -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) $(HARDEN) $(SANFLAGS) -pthread \
-	$(if $(SAN),-DRING_FAULTS) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
+	$(if $(SAN),-DRING_FAULTS) $(if $(ipsec_mb),-DHAVE_IPSEC_MB) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
 override ldflags = -pie -Wl,-z,relro -Wl,-z,now -pthread $(SANFLAGS) $(LDFLAGS)
-LIBS	= $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
+LIBS	= $(if $(ipsec_mb),-lIPSec_MB) $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
 
 # The context switch has landing pads for indirect branches, and no shadow stack: it leaves one stack for another.
 machine	:= $(shell uname -m)
 switch_cflags = $(if $(filter x86_64,$(machine)),-fcf-protection=branch)
 
-sources	:= $(sort $(wildcard src/*.c src/*.S src/proto/*.c))
+sources	:= $(filter-out $(if $(ipsec_mb),,src/aead_ipsec_mb.c),$(sort $(wildcard src/*.c src/*.S src/proto/*.c)))
 objects	:= $(patsubst %,$(BUILD)/%.o,$(basename $(sources)))
 library	:= $(filter-out $(BUILD)/src/main.o,$(objects))
 units	:= $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))

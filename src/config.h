@@ -73,6 +73,7 @@ struct section {
 	const char *sni;		     /* client mode: name to send; "" = none; NULL = first connect host */
 	bool renegotiation;
 	bool session_resume;
+	bool inplace; /* extension: records without OpenSSL once the handshake is over */
 	long session_cache_size;  /* sessions; <= 0 = unlimited */
 	long session_cache_timeout_s;
 

@@ -45,7 +45,7 @@ enum pump_state {
 struct pump {
 	struct end *from, *to;
 	uint64_t bytes; /* application bytes passed on */
-	bool more;	/* the record engine stopped for want of room */
+	bool more;	/* not everything that came in could be moved on */
 	enum pump_state state;
 };
 
@@ -73,6 +73,8 @@ struct conn {
 	const char *doing; /* what a deadline would interrupt: for its log line */
 	struct timer timer;
 	uint64_t active_ms; /* when bytes last moved */
+	uint64_t promote_at; /* bytes passed on that make a hand-over from OpenSSL worth its while */
+	enum tls_promotion promotion;
 	struct ring_wait wait; /* what the conversation waits for */
 	struct lookup *lookup; /* or this */
 	struct end front, back; /* accepted, dialled */

@@ -18,6 +18,12 @@
 enum {
 	/* Bytes waiting for a slow receiver before the sender is made to wait. One more receive may come on top. */
 	BUFFERED_MAX = CHUNK_BIG_RECEIVE,
+	/*
+	 * A connection that has carried this much, or has carried nothing for a while, is handed over from OpenSSL: the keys cost some 20 us
+	 * to derive, which a short exchange does not earn back.
+	 */
+	PROMOTE_BYTES = 16384,
+	PROMOTE_IDLE_MS = 1000,
 	/* Records we owe the peer itself (answers to KeyUpdates) before we stop reading: more than a pump ever leaves there. */
 	OWED_MAX = 4 * CHUNK_BIG_RECEIVE,
 };
@@ -44,15 +50,25 @@ static bool is_closing(const struct conn *c)
 	return !open && c->front.out.bytes == 0 && c->back.out.bytes == 0;
 }
 
-/* Arms the timer for the time-out in force, counted from the last moment that bytes moved. Without memory for it the connection ends: false. */
-static bool watch(struct conn *c)
+/* When the time-out in force runs out, counted from the last moment that bytes moved; UINT64_MAX: never. */
+static uint64_t timeout_at(const struct conn *c)
 {
 	const struct section *conf = c->service->conf;
 	int seconds = is_closing(c) ? conf->timeout_close_s : conf->timeout_idle_s;
 
-	if (seconds < 0) {
+	return seconds < 0 ? UINT64_MAX : c->active_ms + (uint64_t)seconds * 1000;
+}
+
+/* Arms the timer for whatever comes first. Without memory for it the connection ends: false. */
+static bool watch(struct conn *c)
+{
+	uint64_t at = timeout_at(c);
+
+	if (c->promotion == TLS_NOT_YET && at > c->active_ms + PROMOTE_IDLE_MS)
+		at = c->active_ms + PROMOTE_IDLE_MS;
+	if (at == UINT64_MAX) {
 		timer_disarm(&c->worker->timers, &c->timer);
-	} else if (timer_arm(&c->worker->timers, &c->timer, c->active_ms + (uint64_t)seconds * 1000) < 0) {
+	} else if (timer_arm(&c->worker->timers, &c->timer, at) < 0) {
 		conn_log(c, LOG_ERR, "transfer: no memory for a time-out");
 		conn_finish(c, CONN_RESET);
 		return false;
@@ -60,14 +76,29 @@ static bool watch(struct conn *c)
 	return true;
 }
 
+/* Hands the connection over to a lighter record engine, if it can be. */
+static void promote(struct conn *c, bool idle)
+{
+	if (c->promotion != TLS_NOT_YET)
+		return;
+	c->promotion = tls_promote(&c->tls, idle);
+	if (c->promotion == TLS_PROMOTED)
+		stats_add(&c->service->stats->promoted, 1);
+	else if (idle)
+		c->promotion = TLS_STAYS; /* nothing was under way, and still it cannot be */
+	else
+		c->promote_at *= 2;
+}
+
 void relay_expired(struct conn *c)
 {
-	const struct section *conf = c->service->conf;
+	uint64_t now = ring_now_ms(c->worker->ring);
 	bool closing = is_closing(c);
-	int seconds = closing ? conf->timeout_close_s : conf->timeout_idle_s;
 
+	if (now >= c->active_ms + PROMOTE_IDLE_MS)
+		promote(c, true);
 	/* Bytes move without touching the timer: look when they last did. */
-	if (seconds < 0 || ring_now_ms(c->worker->ring) < c->active_ms + (uint64_t)seconds * 1000) {
+	if (now < timeout_at(c)) {
 		watch(c);
 		return;
 	}
@@ -105,7 +136,6 @@ static bool open_records(struct pump *p, struct queue *plain)
 {
 	struct tls *tls = p->from->tls;
 
-	p->more = false;
 	switch (tls->record.engine->open(&tls->record, plain, BUFFERED_MAX)) {
 	case RECORD_MORE:
 		p->more = true;
@@ -130,7 +160,8 @@ static bool move(struct pump *p)
 	struct queue plain = { 0 };
 	bool ok = true;
 
-	if (p->to->out.bytes >= BUFFERED_MAX)
+	p->more = p->to->out.bytes >= BUFFERED_MAX;
+	if (p->more)
 		return true;
 	if (p->from->tls)
 		ok = open_records(p, &plain);
@@ -189,7 +220,7 @@ static bool truncated(struct pump *p)
 /* The end of the source's stream, once all that came before it has been moved on. */
 static bool source_ended(struct pump *p)
 {
-	if (p->state != PUMP_OPEN || p->more || p->from->in.bytes > 0)
+	if (p->state != PUMP_OPEN || p->more)
 		return true;
 	p->state = PUMP_ENDING;
 	if (p->from->tls)
@@ -212,6 +243,8 @@ static bool pump_run(struct pump *p)
 		conn_finish(c, CONN_RESET);
 		return false;
 	}
+	if (c->to_tls.bytes + c->to_plain.bytes >= c->promote_at)
+		promote(c, false);
 	end_send(p->to);
 	if (p->from->tls)
 		end_send(p->from); /* what the record layer has to answer */
@@ -278,6 +311,8 @@ void relay_start(struct conn *c)
 {
 	c->stage = CONN_RELAYING;
 	c->active_ms = ring_now_ms(c->worker->ring);
+	c->promotion = TLS_NOT_YET;
+	c->promote_at = PROMOTE_BYTES;
 	c->to_tls = (struct pump){ .from = conn_plain_end(c), .to = conn_tls_end(c) };
 	c->to_plain = (struct pump){ .from = conn_tls_end(c), .to = conn_plain_end(c) };
 	if (watch(c) && pump_run(&c->to_plain) && pump_run(&c->to_tls))

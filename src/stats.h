@@ -19,6 +19,7 @@
 	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")             \
 	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")            \
 	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                          \
+	X(promoted, "connections_promoted_total", "counter", "Connections handed over to the record engine inplace")      \
 	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")            \
 	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                        \
 	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")

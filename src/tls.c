@@ -5,6 +5,7 @@
 #include "tls.h"
 
 #include "log.h"
+#include "record_inplace.h"
 #include "record_openssl.h"
 #include "tls_context.h"
 #include "tls_sessions.h"
@@ -169,11 +170,61 @@ bool tls_resumed(const struct tls *tls)
 	return SSL_session_reused(tls->ssl);
 }
 
-void tls_end(struct tls *tls)
+static void end_openssl(struct tls *tls)
 {
 	/* Ending without close_notify does not spoil the session (RFC 5246 7.2.1); a fatal alert does. */
 	if (tls->ssl && !tls->alert_sent && !tls->alert_received)
 		SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 	SSL_free(tls->ssl);
 	tls->ssl = NULL;
+	OPENSSL_cleanse(&tls->traffic, sizeof(tls->traffic));
+}
+
+/* What only OpenSSL can do for a connection of this section and version. */
+static bool needs_openssl(const struct tls *tls)
+{
+	uint64_t options = SSL_get_options(tls->ssl);
+	int version = SSL_version(tls->ssl);
+
+	if (!tls->section->inplace || version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl))
+		return true;
+	if (version == TLS1_3_VERSION && tls->traffic.secret_len == 0)
+		return true;
+	/* A server that asks for a second handshake gets it from OpenSSL alone. */
+	if (version == TLS1_2_VERSION && tls->section->client && tls->section->renegotiation)
+		return true;
+	if (version == TLS1_2_VERSION && (options & SSL_OP_ALLOW_CLIENT_RENEGOTIATION))
+		return true;
+	for (size_t i = 0; i < tls->section->config.count; i++)
+		if (strcasestr(tls->section->config.texts[i], "padding"))
+			return true; /* config = RecordPadding:... */
+	return options & SSL_OP_CLEANSE_PLAINTEXT;
+}
+
+enum tls_promotion tls_promote(struct tls *tls, bool idle)
+{
+	const struct section *section = tls->section;
+
+	if (tls->inplace)
+		return TLS_PROMOTED;
+	if (needs_openssl(tls))
+		return TLS_STAYS;
+	if (SSL_has_pending(tls->ssl) || SSL_in_init(tls->ssl))
+		return TLS_NOT_YET;
+	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets && !idle)
+		return TLS_NOT_YET;
+	tls->inplace = inplace_new(tls->ssl, &tls->traffic, section->client);
+	if (!tls->inplace)
+		return TLS_STAYS;
+	/* From here on the records are ours: OpenSSL has neither bytes of the stream nor the right numbers any more. */
+	tls->record.engine = &record_inplace;
+	end_openssl(tls);
+	return TLS_PROMOTED;
+}
+
+void tls_end(struct tls *tls)
+{
+	end_openssl(tls);
+	inplace_free(tls->inplace);
+	tls->inplace = NULL;
 }

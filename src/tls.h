@@ -9,11 +9,13 @@
 
 #include "config.h"
 #include "record.h"
+#include "tls_traffic.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 
 struct ssl_st;
+struct inplace;
 struct tls_library;
 struct tls_identity;
 struct tls_sessions;
@@ -59,7 +61,9 @@ void tls_context_free(struct tls_context *context);
 /* One TLS connection. Lives inside its owner; zeroed is "none". */
 struct tls {
 	struct record record; /* `record.engine` is set by tls_start() */
-	struct ssl_st *ssl;
+	struct ssl_st *ssl;	 /* until the connection is promoted */
+	struct inplace *inplace; /* from then on */
+	struct tls_traffic traffic;
 	const struct section *section;
 	const char *log_id;	/* of the connection, for log lines */
 	const char *peer;	/* "A:P" of the client, ends TLS error lines */
@@ -88,6 +92,18 @@ enum tls_progress tls_handshake(struct tls *tls);
 
 /* True when the handshake resumed a session. */
 bool tls_resumed(const struct tls *tls);
+
+enum tls_promotion {
+	TLS_PROMOTED,
+	TLS_NOT_YET, /* in the middle of something: ask again later */
+	TLS_STAYS,   /* with OpenSSL for good: its version, cipher or options need it */
+};
+
+/*
+ * Hands an established connection over from OpenSSL to the record engine `inplace`, which is faster and needs a tenth of the memory.
+ * `idle`: no bytes have come for a while, so a client need not wait for session tickets any longer. Nothing is lost whatever it returns. (deep)
+ */
+enum tls_promotion tls_promote(struct tls *tls, bool idle);
 
 /* Frees the SSL object. tls_end() of a zeroed struct is fine. (deep) */
 void tls_end(struct tls *tls);

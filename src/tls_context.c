@@ -89,19 +89,32 @@ static void info(const SSL *ssl, int where, int ret)
 }
 
 /* renegotiation = no: a handshake message of TLS 1.2 or older after the handshake is the peer asking for another (CVE-2011-1473 class). */
-static void watch_renegotiation(int write, int version, int type, const void *data, size_t n, SSL *ssl, void *arg)
+static void watch_renegotiation(struct tls *tls, SSL *ssl, int write, int type, const void *data, size_t n)
 {
-	struct tls *tls = SSL_get_app_data(ssl);
-	(void)version;
-	(void)arg;
-
-	if (write || type != SSL3_RT_HANDSHAKE || n == 0 || tls->handshaking || SSL_version(ssl) >= TLS1_3_VERSION)
+	if (tls->section->renegotiation || write || type != SSL3_RT_HANDSHAKE || n == 0 || tls->handshaking || SSL_version(ssl) >= TLS1_3_VERSION)
 		return;
 	if (*(const unsigned char *)data == (tls->section->client ? SSL3_MT_HELLO_REQUEST : SSL3_MT_CLIENT_HELLO) && !tls->renegotiating) {
 		tls->renegotiating = true;
 		if (tls->section->debug >= LOG_WARNING)
 			log_write(LOG_WARNING, tls->log_id, "Aborting due to renegotiation request");
 	}
+}
+
+/* Every record and handshake message that OpenSSL reads or writes. */
+static void message(int write, int version, int type, const void *data, size_t n, SSL *ssl, void *arg)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+	(void)arg;
+
+	tls_traffic_message(&tls->traffic, write, version, type, data, n);
+	watch_renegotiation(tls, ssl, write, type, data, n);
+}
+
+static void keylog(const SSL *ssl, const char *line)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+
+	tls_traffic_keylog(&tls->traffic, line);
 }
 
 static bool set_groups(SSL_CTX *ctx, const struct section *section)
@@ -237,8 +250,8 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 		return false;
 	}
 	SSL_CTX_set_info_callback(ctx, info);
-	if (!section->renegotiation)
-		SSL_CTX_set_msg_callback(ctx, watch_renegotiation);
+	SSL_CTX_set_msg_callback(ctx, message);
+	SSL_CTX_set_keylog_callback(ctx, keylog);
 	return set_config(ctx, section);
 }
 
