@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 
+TICKS = os.sysconf("SC_CLK_TCK")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -53,6 +54,13 @@ def cpu_seconds(pids):
         except OSError:
             pass
     return total
+
+
+def core_seconds(core):
+    """What everybody together has used of a core."""
+    with open("/proc/stat") as f:
+        fields = re.search(rf"^cpu{core} (.*)$", f.read(), re.M).group(1).split()
+    return sum(int(fields[i]) for i in (0, 1, 2, 5, 6)) / TICKS
 
 
 def resident_kib(pids):
