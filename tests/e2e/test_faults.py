@@ -1,0 +1,250 @@
+# What goes wrong inside: ring operations, buffers, allocations and name lookups fail one after the other, connections are
+# made meanwhile, and the proxy must come to rest, serve the next one, leak nothing, never spin and end with status 0.
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import mmap
+import os
+import signal
+import ssl
+import struct
+import subprocess
+import time
+
+import pytest
+from peers import Server, TlsClient, echo
+from proxy import BINARY, SLOW, TOP, Proxy, until
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    """The ring's and the buffers' fault layer is in sanitizer builds only."""
+    with open(BINARY, "rb") as file:
+        if b"TLSPLICE_FAIL" not in file.read():
+            pytest.skip("a build without RING_FAULTS")
+
+
+def attempt(port, size=4):
+    """One connection; whether it came through. It may fail in any way, but must not hang."""
+    try:
+        client = TlsClient(port)
+    except (OSError, EOFError, AssertionError):
+        return False
+    try:
+        client.ping(b"x" * size).bye()
+        return True
+    except (OSError, ssl.SSLError, EOFError, AssertionError):
+        return False
+    finally:
+        client.close()
+
+
+def check_rest(proxy):
+    """Nothing is left of the connections, and an idle second costs no CPU time to speak of."""
+    proxy.wait_idle()
+    before = proxy.cpu_s()
+    time.sleep(1)
+    assert proxy.cpu_s() - before < 0.2, "it spins:\n" + proxy.log()[-3000:]
+
+
+def survive(bench, env, sizes=(4, 100000, 4), must_serve=True):
+    proxy = bench.tls_server(head="workers = 1\n", env=env, extra="TIMEOUTclose = 2")
+    done = [attempt(proxy.port, size) for size in sizes]
+    check_rest(proxy)
+    if must_serve:
+        until(lambda: attempt(proxy.port), 20, f"serving after {env}, before: {done}")
+    proxy.stop()
+    return done
+
+
+# The first operations are those of start-up, the next thirty or so those of three connections.
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ECANCELED, errno.ENOBUFS, errno.EIO])
+@pytest.mark.parametrize("first", [1, 9, 17, 25])
+def test_each_operation_fails_once(bench, faulty, first, error):
+    failures = 0
+    for nth in range(first, first + 8):
+        failures += not all(survive(bench, {"TLSPLICE_FAIL": f"{nth}:{error}"}))
+    if first > 1 and error == errno.EIO:
+        assert failures, "the fault layer does nothing"
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ECANCELED, errno.ENOBUFS])
+@pytest.mark.parametrize("nth", [2, 3, 5, 7, 13, 40])
+def test_operations_fail_again_and_again(bench, faulty, nth, error):
+    survive(bench, {"TLSPLICE_FAIL": f"{nth}:{error}:every"}, must_serve=nth >= 40)
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 200, 260, 268, 276, 284, 292, 300])
+def test_a_buffer_cannot_be_had(bench, faulty, first):
+    for nth in range(first, first + 8, 2):
+        survive(bench, {"TLSPLICE_FAIL_CHUNK": str(nth)})
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("first", [1, 150, 274, 300])
+def test_no_buffers_for_a_while(bench, faulty, first):
+    survive(bench, {"TLSPLICE_FAIL_CHUNK": f"{first}:3000"}, sizes=(4, 100000) * 4)
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("first", [1, 150, 274, 300])
+def test_no_buffers_for_ever(bench, faulty, first):
+    """Every connection fails, and says why; the proxy lives on and rests."""
+    proxy = bench.tls_server(head="workers = 1\n", env={"TLSPLICE_FAIL_CHUNK": f"{first}:1000000000"})
+    for _ in range(3):
+        assert not attempt(proxy.port, 100000)
+    check_rest(proxy)
+    assert proxy.lines(r"LOG3.*(Cannot allocate memory|malloc failure|no memory)")
+
+
+# --- allocations and lookups, by a library loaded before the others ---
+
+
+class Faults:
+    """The orders of tests/tools/preload/faults.c."""
+
+    def __init__(self, directory):
+        self.library = os.path.join(directory, "faults.so")
+        self.file = os.path.join(directory, "orders")
+        source = os.path.join(TOP, "tests/tools/preload/faults.c")
+        done = subprocess.run(["cc", "-D_GNU_SOURCE", "-std=gnu17", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o",
+                               self.library, source, "-ldl"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        assert done.returncode == 0, done.stdout.decode()
+        with open(self.file, "wb") as file:
+            file.write(bytes(4096))
+        with open(self.file, "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 4096)
+        self.env = {"LD_PRELOAD": self.library, "FAULTS_FILE": self.file}
+
+    def _get(self, at):
+        return struct.unpack_from("q", self.memory, 8 * at)[0]
+
+    def _set(self, at, value):
+        struct.pack_into("q", self.memory, 8 * at, value)
+
+    def fail_nth(self, nth):
+        self._set(1, 0)
+        self._set(0, nth)
+
+    def failed(self):
+        """Forgets the order; returns whether it was carried out."""
+        self._set(0, 0)
+        return self._get(1) > 0
+
+    def lookups_take(self, ms):
+        self._set(2, ms)
+
+    def lookups(self):
+        return self._get(3)
+
+
+@pytest.fixture
+def faults(tmp_path):
+    return Faults(str(tmp_path))
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_each_allocation_fails_once(bench, faults, version):
+    """One by one until a connection comes through before the order is due; then there are no more."""
+    proxy = bench.tls_server(head="workers = 1\n", extra=f"sslVersion = {version}\nTIMEOUTclose = 2", env=faults.env)
+    assert attempt(proxy.port)
+    proxy.wait_idle()
+    due = lost = 0
+    for nth in range(1, 20000):
+        faults.fail_nth(nth)
+        lost += not attempt(proxy.port)
+        if not faults.failed():
+            due += 1
+            if due == 3:
+                break
+        assert proxy.process.poll() is None, f"allocation {nth}: status {proxy.process.returncode}\n{proxy.log()[-3000:]}"
+        if nth % 50 == 0:
+            until(lambda: attempt(proxy.port), 20, f"serving after allocation {nth}")
+    assert lost > 10, "no allocation failed"
+    assert attempt(proxy.port)
+    check_rest(proxy)
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+def test_reload_while_allocations_fail(bench, faults):
+    """A reload either succeeds or changes nothing."""
+    proxy = bench.tls_server(head="workers = 1\n", env=faults.env)
+    nth = 1
+    while nth < 30000:
+        faults.fail_nth(nth)
+        proxy.send_signal(signal.SIGHUP)
+        count = proxy.log().count("Configuration successful") + proxy.log().count("Failed to reload")
+        until(lambda: proxy.log().count("Configuration successful") + proxy.log().count("Failed to reload") > count
+              or proxy.process.poll() is not None, 20, "reload")
+        if not faults.failed():
+            break
+        assert proxy.process.poll() is None, f"allocation {nth}: status {proxy.process.returncode}\n{proxy.log()[-3000:]}"
+        nth += 1 + nth // 20
+    assert proxy.hup()
+    assert attempt(proxy.port)
+    check_rest(proxy)
+
+
+def lookup_proxy(bench, faults, extra=""):
+    backend = bench.keep(Server(echo, bench.ports()))
+    port = bench.ports()
+    proxy = bench.proxy(f"workers = 1\n{extra}[s]\naccept = 127.0.0.1:{port}\nconnect = localhost:{backend.address}\n"
+                        f"delay = yes\ncert = {bench.pki.ec_pem}\n", env=faults.env)
+    proxy.port = port
+    return proxy
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_comes_during_a_lookup(bench, faults, number):
+    proxy = lookup_proxy(bench, faults)
+    faults.lookups_take(60000)
+    clients = [bench.client(proxy.port) for _ in range(6)]  # more than the pool has threads
+    until(lambda: faults.lookups() >= 4)
+    proxy.expect_open = True
+    proxy.send_signal(number)
+    assert proxy.wait_exit(20) == 0
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+def test_a_reload_comes_during_a_lookup(bench, faults):
+    proxy = lookup_proxy(bench, faults)
+    faults.lookups_take(1500)
+    clients = [bench.client(proxy.port) for _ in range(6)]
+    until(lambda: faults.lookups() >= 1)
+    assert proxy.hup(f"[t]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:9\ncert = {bench.pki.ec_pem}\n")
+    for client in clients:
+        client.ping().bye()  # with the configuration they began with
+    proxy.wait_idle()
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+def test_the_client_goes_during_a_lookup(bench, faults):
+    proxy = lookup_proxy(bench, faults)
+    faults.lookups_take(1000)
+    clients = [bench.client(proxy.port) for _ in range(6)]
+    until(lambda: faults.lookups() >= 1)
+    for client in clients:
+        client.abort()
+    proxy.wait_idle()
+    faults.lookups_take(0)
+    bench.client(proxy.port).ping().bye()
