@@ -43,6 +43,21 @@ unsigned process_limits(void)
 	return (unsigned)(files.rlim_cur * 125 / 256); /* two for each, and some for everything else */
 }
 
+/* Freed pages go back after a second, not ten: handshakes need much memory for a short time. Read by jemalloc at its start. */
+extern const char *malloc_conf;
+const char *malloc_conf = "dirty_decay_ms:1000,muzzy_decay_ms:0";
+
+/* jemalloc's, if it is linked. */
+int mallctl(const char *name, void *old, size_t *old_len, void *new, size_t new_len) __attribute__((weak));
+
+void process_memory(void)
+{
+	bool on = true;
+
+	if (mallctl)
+		(void)mallctl("background_thread", NULL, NULL, &on, sizeof(on)); /* without it the pages stay until somebody allocates */
+}
+
 int daemonise(void)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);

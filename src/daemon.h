@@ -13,6 +13,12 @@
  */
 unsigned process_limits(void);
 
+/*
+ * Lets the allocator give memory back when the workers rest, not only when they allocate. After daemonise(): a fork would lose its thread.
+ * Does nothing without jemalloc.
+ */
+void process_memory(void);
+
 /* Leaves the terminal: the parent exits with status 0, the child goes on in /. Returns 0 or -errno. */
 int daemonise(void);
 

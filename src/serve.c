@@ -310,6 +310,7 @@ static bool launch(void)
 	if (error)
 		return false;
 	take_signals();
+	process_memory();
 	signal(SIGPIPE, SIG_IGN);
 	error = jobs_start(JOB_THREADS);
 	if (!error)
