@@ -106,15 +106,18 @@ class Proxy:
                 raise StartFailed(f"exit status {self.process.returncode}:\n{self.log()}")
             return ports <= listening_ports() and all(os.path.exists(path) for path in paths) and (
                 "Configuration successful" in self.log() or "debug = " not in self.text or ports or paths)
-        until(check, 20, "proxy listens: " + self.log())
+        until(check, 20, "proxy listens")
+        if re.findall(r"(?mi)^debug\s*=\s*(\S+)", self.text)[-1:] in (["debug"], ["info"]):
+            self.wait_log("Accepting new connections")
         self.settle()
 
     def settle(self):
         """Notes the number of descriptors once it is steady: the base that it must come back to."""
-        last = -1
-        for _ in range(50):
+        last, same = -1, 0
+        for _ in range(100):
             now = len(self.fds())
-            if now == last:
+            same = same + 1 if now == last else 0
+            if same >= (1 if SLOW == 1 else 6):
                 break
             last = now
             time.sleep(0.05)
