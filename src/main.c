@@ -8,6 +8,7 @@
 #include "sockopt.h"
 #include "tls.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,8 +105,10 @@ static bool find_file(const char *name, struct config_source *source)
 	char *path = realpath(name, NULL);
 
 	if (!path) {
+		int error = errno;
+
 		fprintf(stderr, "[!] Invalid configuration file name \"%s\"\n", name);
-		perror("[!] realpath");
+		fprintf(stderr, "[!] realpath: %s (%d)\n", strerror(error), error);
 		return false;
 	}
 	if (access(path, R_OK) < 0) {
