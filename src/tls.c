@@ -55,7 +55,7 @@ void tls_log_failure(const struct tls *tls, const char *what)
 }
 
 /* The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses. */
-static void set_server_name(struct tls *tls)
+static bool set_server_name(struct tls *tls)
 {
 	const struct section *section = tls->section;
 	const char *spec = section->connect.count ? section->connect.texts[0] : "";
@@ -69,10 +69,10 @@ static void set_server_name(struct tls *tls)
 		snprintf(name, sizeof(name), "%.*s", (int)(colon - spec), spec);
 	if (!*name || *name == '[' || inet_pton(AF_INET, name, &ip) == 1 || inet_pton(AF_INET6, name, &ip) == 1) {
 		tls_log(tls, LOG_DEBUG, "SNI: extension disabled");
-		return;
+		return true;
 	}
 	tls_log(tls, LOG_INFO, "SNI: sending servername: %s", name);
-	SSL_set_tlsext_host_name(tls->ssl, name);
+	return SSL_set_tlsext_host_name(tls->ssl, name) == 1;
 }
 
 int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out, const char *destination)
@@ -88,9 +88,8 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 	tls->record.out = out;
 	ERR_clear_error();
 	tls->ssl = SSL_new(context->ctx);
-	if (!tls->ssl)
+	if (!tls->ssl || !SSL_set_app_data(tls->ssl, tls)) /* the callbacks count on it */
 		return -ENOMEM;
-	SSL_set_app_data(tls->ssl, tls);
 	bio = record_bio_new(&tls->record);
 	if (!bio)
 		return -ENOMEM;
@@ -98,7 +97,8 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 	tls->handshaking = true;
 	if (tls->section->client) {
 		SSL_set_connect_state(tls->ssl);
-		set_server_name(tls);
+		if (!set_server_name(tls))
+			return -ENOMEM;
 		tls_sessions_offer(context->sessions, destination, tls->ssl, tls->section, tls->log_id);
 	} else {
 		SSL_set_accept_state(tls->ssl);
