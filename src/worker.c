@@ -207,7 +207,7 @@ static void mail_came(struct ring_op *op, const struct ring_result *result)
 	if (read(w->mail_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_global(LOG_ERR, "eventfd: %s", strerror(errno));
 	deliver_mail(w);
-	if (!result->more && result->res != -ECANCELED)
+	if (!result->more && !finished(w)) /* else the ring is being closed */
 		ring_poll(w->ring, &w->mail_op, w->mail_fd, POLLIN, true);
 }
 
