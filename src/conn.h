@@ -32,6 +32,7 @@ struct end {
 	bool many;	  /* the armed receive is a multishot one */
 	bool bulk;	  /* big receives, one at a time, instead of small ones as they come */
 	bool eof;	  /* nothing more will be received */
+	bool torn;	  /* because of a RST */
 	bool closed;	  /* nothing more may be sent: shut down, or broken */
 };
 

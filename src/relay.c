@@ -207,13 +207,15 @@ static bool pass_end(struct pump *p)
 static bool truncated(struct pump *p)
 {
 	struct conn *c = p->from->conn;
+	struct pump *other = pump_to(p->from);
 
-	if (p->from->out.bytes > 0) {
+	/* What the kernel still had to send is lost with a RST: in the middle of a stream there was something. */
+	if (p->from->out.bytes > 0 || (p->from->torn && other->from->bulk)) {
 		conn_log(c, LOG_INFO, "TLS socket closed (SSL_read) with %zu unsent byte(s)", p->from->out.bytes);
 		return false;
 	}
 	conn_log(c, LOG_INFO, "TLS socket closed (SSL_read)");
-	pump_to(p->from)->state = PUMP_ENDED;
+	other->state = PUMP_ENDED;
 	return true;
 }
 
@@ -287,7 +289,7 @@ void relay_received(struct end *e, const struct ring_result *result)
 	} else if (result->res != -ENOBUFS && result->res != -ECANCELED) {
 		/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream (shared/spec 6.2). */
 		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-result->res), -result->res);
-		e->eof = true;
+		e->eof = e->torn = true;
 	}
 	if (pump_run(p))
 		settle(c);
