@@ -54,7 +54,10 @@ void tls_log_failure(const struct tls *tls, const char *what)
 	ERR_clear_error();
 }
 
-/* The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses. */
+/*
+ * The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses.
+ * Returns false without memory for it.
+ */
 static bool set_server_name(struct tls *tls)
 {
 	const struct section *section = tls->section;
