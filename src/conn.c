@@ -68,6 +68,7 @@ static bool await_bytes(struct conn *c, struct end *e)
 {
 	const char *call = c->service->conf->client ? "SSL_connect" : "SSL_accept";
 	struct chunk *chunk = NULL;
+	char text[ADDR_TEXT_MAX];
 	int r = c->failed ? -ECANCELED : ring_await_recv(c->worker->ring, &c->wait, e->fd, &chunk);
 
 	if (chunk)
@@ -79,9 +80,9 @@ static bool await_bytes(struct conn *c, struct end *e)
 	if (r > 0)
 		return true;
 	if (r == 0 || r == -ECONNRESET)
-		conn_log(c, LOG_ERR, "%s: Peer suddenly disconnected%s%s", call, ": client ", c->peer_text);
+		conn_log(c, LOG_ERR, "%s: Peer suddenly disconnected: client %s", call, addr_text(&c->peer, text));
 	else
-		conn_log(c, LOG_ERR, "%s: %s (%d): client %s", call, strerror(-r), -r, c->peer_text);
+		conn_log(c, LOG_ERR, "%s: %s (%d): client %s", call, strerror(-r), -r, addr_text(&c->peer, text));
 	conn_fail(c, CONN_RESET);
 	return false;
 }
@@ -97,12 +98,11 @@ static void handshake_start(void *arg)
 	struct handshake *h = arg;
 	struct conn *c = h->c;
 	struct end *e = conn_tls_end(c);
-	bool one_upstream = c->service->upstream->addrs.count <= 1;
 
 	c->tls.log_id = c->id;
-	c->tls.peer = c->peer_text;
+	c->tls.peer = &c->peer;
 	e->tls = &c->tls;
-	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, one_upstream ? "" : c->upstream_text) < 0) {
+	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, c->destination) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
 		h->progress = TLS_FAILED;
 	}
@@ -144,10 +144,11 @@ static void tls_up(struct conn *c)
 static void greet(struct conn *c)
 {
 	const struct section *conf = c->service->conf;
+	char text[ADDR_TEXT_MAX];
 
 	conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
 	sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, conf->debug);
-	conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", conf->name, c->peer_text);
+	conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", conf->name, addr_text(&c->peer, text));
 }
 
 static void start_relay(void *arg)
@@ -201,6 +202,18 @@ static void unique_id(char id[CONN_ID_MAX])
 	id[22] = '\0';
 }
 
+/* snprintf(3) takes five times as long, and every connection has a number. */
+static void decimal(char id[CONN_ID_MAX], unsigned long long n)
+{
+	char *end = id + CONN_ID_MAX - 1, *at = end;
+
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	memmove(id, at, (size_t)(end - at));
+	id[end - at] = '\0';
+}
+
 static void set_id(struct conn *c)
 {
 	unsigned long long serial = atomic_fetch_add_explicit(&next_serial, 1, memory_order_relaxed);
@@ -216,19 +229,16 @@ static void set_id(struct conn *c)
 		snprintf(c->id, sizeof(c->id), "%d", getpid());
 		break;
 	case LOG_ID_SEQUENTIAL:
-		snprintf(c->id, sizeof(c->id), "%llu", serial);
+		decimal(c->id, serial);
 		break;
 	}
 }
 
 static void set_peer(struct conn *c)
 {
-	char text[ADDR_TEXT_MAX];
-
 	c->peer.len = sizeof(c->peer) - sizeof(c->peer.len);
 	if (getpeername(c->front.fd, &c->peer.sa, &c->peer.len) < 0)
 		c->peer.len = 0;
-	snprintf(c->peer_text, sizeof(c->peer_text), "%.*s", (int)sizeof(c->peer_text) - 1, addr_text(&c->peer, text));
 }
 
 static void received(struct ring_op *op, const struct ring_result *result);
@@ -264,6 +274,7 @@ static void refuse(struct service *service, int fd, bool full)
 
 void conn_accepted(struct service *service, struct worker *w, int fd)
 {
+	char text[ADDR_TEXT_MAX];
 	struct conn *c;
 	int error;
 
@@ -291,7 +302,7 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	set_id(c);
 	set_peer(c);
 	if (service->conf->debug >= LOG_DEBUG)
-		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd, c->peer_text);
+		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd, addr_text(&c->peer, text));
 	error = coro_start(w->coros, conn_live, c);
 	if (error) {
 		conn_log(c, LOG_ERR, "No stack for the connection: %s (%d)", strerror(-error), -error);

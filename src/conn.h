@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CONN_ID_MAX = 24, CONN_PEER_MAX = 64 };
+enum { CONN_ID_MAX = 24, CONN_DESTINATION_MAX = 64 };
 
 /* One socket of a connection. */
 struct end {
@@ -82,8 +82,7 @@ struct conn {
 	struct tls tls;
 	struct pump to_tls, to_plain;
 	struct addr peer;  /* the client's address */
-	char peer_text[CONN_PEER_MAX];
-	char upstream_text[CONN_PEER_MAX]; /* the upstream that answered: names its slot in the client's session cache */
+	char destination[CONN_DESTINATION_MAX]; /* client mode with several upstreams: which one answered, for its session */
 	char id[CONN_ID_MAX];
 };
 

@@ -160,22 +160,25 @@ static int new_socket(struct conn *c, const struct addr *to)
 	return -1;
 }
 
-static void log_failure(struct conn *c, const char *text, int error)
+static void log_failure(struct conn *c, const struct addr *to, int error)
 {
+	char text[ADDR_TEXT_MAX];
+
 	if (c->expired)
-		conn_log(c, LOG_ERR, "s_connect: s_poll_wait %s: TIMEOUTconnect exceeded", text);
+		conn_log(c, LOG_ERR, "s_connect: s_poll_wait %s: TIMEOUTconnect exceeded", addr_text(to, text));
 	else
-		conn_log(c, LOG_ERR, "s_connect: connect %s: %s (%d)", text, strerror(-error), -error);
+		conn_log(c, LOG_ERR, "s_connect: connect %s: %s (%d)", addr_text(to, text), strerror(-error), -error);
 }
 
-static void connected(struct conn *c, int fd, const char *text)
+static void connected(struct conn *c, int fd, const struct addr *to)
 {
-	char mine[ADDR_TEXT_MAX];
+	char text[ADDR_TEXT_MAX], mine[ADDR_TEXT_MAX];
 	struct addr local = { .len = sizeof(local) - sizeof(local.len) };
 
 	c->back.fd = fd;
-	snprintf(c->upstream_text, sizeof(c->upstream_text), "%.*s", (int)sizeof(c->upstream_text) - 1, text);
-	conn_log(c, LOG_NOTICE, "s_connect: connected %s", text);
+	if (c->service->conf->client && c->service->upstream->addrs.count > 1)
+		snprintf(c->destination, sizeof(c->destination), "%.*s", (int)sizeof(c->destination) - 1, addr_text(to, text));
+	conn_log(c, LOG_NOTICE, "s_connect: connected %s", addr_text(to, text));
 	if (!conn_wants(c, LOG_NOTICE))
 		return;
 	if (getsockname(fd, &local.sa, &local.len) < 0)
@@ -190,20 +193,19 @@ static bool dial_one(struct conn *c, const struct addr *to)
 	char text[ADDR_TEXT_MAX];
 	int fd, error;
 
-	addr_text(to, text);
-	conn_log(c, LOG_INFO, "s_connect: connecting %s", text);
+	conn_log(c, LOG_INFO, "s_connect: connecting %s", addr_text(to, text));
 	fd = new_socket(c, to);
 	if (fd < 0)
 		return false;
 	conn_deadline(c, c->service->conf->timeout_connect_s, "s_connect");
 	error = c->failed ? -ECANCELED : ring_await_connect(c->worker->ring, &c->wait, fd, to);
 	if (error == 0 && !c->failed) {
-		connected(c, fd, text);
+		connected(c, fd, to);
 		return true;
 	}
 	close(fd);
 	if (!c->failed) {
-		log_failure(c, text, error);
+		log_failure(c, to, error);
 		stats_add(&c->service->stats->connect_failed, 1);
 	}
 	return false;

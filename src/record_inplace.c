@@ -253,9 +253,10 @@ static enum record_result fail(struct record *r, struct inplace *p, unsigned cha
 {
 	unsigned char bytes[2] = { SSL3_AL_FATAL, alert };
 	struct tls *tls = tls_of(r);
+	char text[ADDR_TEXT_MAX];
 
 	if (tls->section->debug >= LOG_ERR)
-		log_write(LOG_ERR, tls->log_id, "SSL_read: %s: client %s", why, tls->peer);
+		log_write(LOG_ERR, tls->log_id, "SSL_read: %s: client %s", why, addr_text(tls->peer, text));
 	if (seal_bytes(r, p, SSL3_RT_ALERT, bytes, sizeof(bytes)))
 		tls->alert_sent = true;
 	return RECORD_FAILED;
@@ -376,6 +377,7 @@ static bool open_record(struct inplace *p, const struct queue *in, const unsigne
 static enum record_result take_alert(struct record *r, struct inplace *p, const struct opened *o)
 {
 	struct tls *tls = tls_of(r);
+	char text[ADDR_TEXT_MAX];
 
 	if (o->n != 2)
 		return fail(r, p, SSL_AD_DECODE_ERROR, "malformed alert");
@@ -389,7 +391,8 @@ static enum record_result take_alert(struct record *r, struct inplace *p, const 
 		return RECORD_OK;
 	tls->alert_received = true;
 	if (tls->section->debug >= LOG_ERR)
-		log_write(LOG_ERR, tls->log_id, "SSL_read: alert %s: client %s", SSL_alert_desc_string_long(o->data[1]), tls->peer);
+		log_write(LOG_ERR, tls->log_id, "SSL_read: alert %s: client %s", SSL_alert_desc_string_long(o->data[1]),
+			  addr_text(tls->peer, text));
 	return RECORD_FAILED;
 }
 

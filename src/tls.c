@@ -49,8 +49,10 @@ void tls_log_errors(int level, const char *log_id, const char *prefix, const cha
 
 void tls_log_failure(const struct tls *tls, const char *what)
 {
+	char text[ADDR_TEXT_MAX];
+
 	if (tls->section->debug >= LOG_ERR)
-		tls_log_errors(LOG_ERR, tls->log_id, what, tls->peer);
+		tls_log_errors(LOG_ERR, tls->log_id, what, addr_text(tls->peer, text));
 	ERR_clear_error();
 }
 

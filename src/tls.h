@@ -7,6 +7,7 @@
 #ifndef TLSPLICE_TLS_H
 #define TLSPLICE_TLS_H
 
+#include "addr.h"
 #include "config.h"
 #include "record.h"
 #include "tls_traffic.h"
@@ -66,7 +67,7 @@ struct tls {
 	struct tls_traffic traffic;
 	const struct section *section;
 	const char *log_id;	/* of the connection, for log lines */
-	const char *peer;	/* "A:P" of the client, ends TLS error lines */
+	const struct addr *peer; /* the client's address, which ends TLS error lines */
 	bool handshaking;
 	bool alert_sent;	/* fatal */
 	bool alert_received;	/* fatal */

@@ -9,6 +9,8 @@
 
 #include <openssl/ssl.h>
 
+static const struct addr peer = { .in = { .sin_family = AF_INET }, .len = sizeof(struct sockaddr_in) };
+
 /* Two workers, each with a client section and a server section. */
 static struct world {
 	struct config *config;
@@ -101,7 +103,7 @@ static void connect_start(unsigned client_worker, unsigned server_worker, const 
 {
 	client = server = (struct side){ 0 };
 	client.tls.log_id = server.tls.log_id = "test";
-	client.tls.peer = server.tls.peer = "127.0.0.1:9";
+	client.tls.peer = server.tls.peer = &peer;
 	cr_assert_eq(tls_start(&client.tls, world.client[client_worker], &bufs, &client.in, &client.out, destination), 0);
 	cr_assert_eq(tls_start(&server.tls, world.server[server_worker], &bufs, &server.in, &server.out, ""), 0);
 }
