@@ -19,8 +19,8 @@ enum {
 	/* Bytes waiting for a slow receiver before the sender is made to wait. One more receive may come on top. */
 	BUFFERED_MAX = CHUNK_BIG_RECEIVE,
 	/*
-	 * A connection that has carried this much, or has carried nothing for a while, is handed over from OpenSSL: the keys cost some 20 us
-	 * to derive, which a short exchange does not earn back.
+	 * A connection that has carried this much, or has carried nothing for a while, is handed over from OpenSSL: that costs about 10 us
+	 * net, which a short exchange does not earn back (kernel-notes/records.md).
 	 */
 	PROMOTE_BYTES = 16384,
 	PROMOTE_IDLE_MS = 1000,
