@@ -1,5 +1,5 @@
 /*
- * Socket addresses: parse, resolve, print. See shared/spec/stunnel-behaviour.md section 2.5 for the forms.
+ * Socket addresses: parse, resolve, print. The forms are those of stunnel and two more (README).
  * Everyone may use it. addr_resolve() blocks: workers reach it through the job pool only.
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,6 +1,6 @@
 /*
  * The configuration: what a stunnel.conf says, checked, with every default filled in. One generation lives in one arena and never changes
- * once config_load() returned it. Contract: shared/spec/stunnel-behaviour.md sections 2 and 3. The options stand in options.def, one row each.
+ * once config_load() returned it. The language is that of stunnel 5.82. The options stand in options.def, one row each.
  * Reading it opens the configuration files only: no certificate is loaded, no name looked up, no port bound (service.c does that);
  * files of options that are not built yet are at most tested for being readable.
  * SPDX-License-Identifier: Apache-2.0

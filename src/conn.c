@@ -435,7 +435,7 @@ static void received(struct ring_op *op, const struct ring_result *result)
 
 static bool reset_end(const struct conn *c, const struct end *e)
 {
-	/* A RST would overtake the alert (shared/spec R26). */
+	/* A RST would overtake the alert. */
 	bool alert = e->tls && (c->tls.alert_sent || c->tls.alert_received);
 
 	return c->how == CONN_RESET && c->service->conf->reset && !alert;

@@ -50,7 +50,7 @@ struct pump {
 	enum pump_state state;
 };
 
-/* How a connection ends (shared/spec 6.3). */
+/* How a connection ends. */
 enum conn_end {
 	CONN_CLOSED, /* ordinary close: what is buffered is delivered */
 	CONN_RESET,  /* RST, unless the section says `reset = no` or a TLS alert must reach the peer */

@@ -1,7 +1,7 @@
 /*
  * Log lines: formatted by whoever has something to say, written by a thread of their own, so that
  * a slow disk or a stuck syslogd never holds up a worker (full buffer: lines are dropped and counted, and the count is logged).
- * Everyone may use it. Formats and level marks: shared/spec/stunnel-behaviour.md sections 2.3 and 5.
+ * Everyone may use it. Formats and level marks are those of stunnel, for tools read them.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_LOG_H

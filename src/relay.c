@@ -287,7 +287,7 @@ void relay_received(struct end *e, const struct ring_result *result)
 		conn_finish(c, CONN_RESET);
 		return;
 	} else if (result->res != -ENOBUFS && result->res != -ECANCELED) {
-		/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream (shared/spec 6.2). */
+		/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream as with stunnel. */
 		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-result->res), -result->res);
 		e->eof = e->torn = true;
 	}

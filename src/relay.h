@@ -1,5 +1,5 @@
 /*
- * The relay: two pumps driven by completions, from the end of the handshake to the last byte (shared/spec section 6.2).
+ * The relay: two pumps driven by completions, from the end of the handshake to the last byte.
  * It knows record engines, not OpenSSL.
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -249,12 +249,14 @@ static bool handle(int signal)
 
 static void wait_for_signals(void)
 {
+	static const struct timespec day = { .tv_sec = 24 * 3600 };
 	int signal;
 
-	do
-		while (sigwait(&server.signals, &signal) != 0)
-			continue;
-	while (handle(signal));
+	do {
+		signal = sigtimedwait(&server.signals, NULL, &day);
+		if (signal < 0 && errno == EAGAIN)
+			log_reopen(); /* once a day, for whoever moves the file away without telling */
+	} while (signal < 0 || handle(signal));
 }
 
 static void stop_workers(void)

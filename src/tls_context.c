@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* shared/spec section 3.2; the post-quantum group leads where this OpenSSL has it. */
+/* As with stunnel 5.82; the post-quantum group leads where this OpenSSL has it. */
 static const char default_ciphers[] = "HIGH:!aNULL:!SSLv2:!DH:!kDHEPSK";
 static const char default_suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
 static const char default_groups[] = "X25519:P-256:X448:P-521:P-384";
@@ -68,7 +68,7 @@ const char *tls_running_version(void)
 	return OpenSSL_version(OPENSSL_VERSION);
 }
 
-/* State changes at LOG_DEBUG; alerts always, because the end of a connection depends on them (shared/spec 6.3). */
+/* State changes at LOG_DEBUG; alerts always, because the end of a connection depends on them. */
 static void info(const SSL *ssl, int where, int ret)
 {
 	struct tls *tls = SSL_get_app_data(ssl);

@@ -132,6 +132,10 @@ class Faults:
     def _set(self, at, value):
         struct.pack_into("q", self.memory, 8 * at, value)
 
+    def spare_openssl(self):
+        """OpenSSL 3.0 does not survive every failure while it reads a certificate."""
+        self._set(4, 1)
+
     def fail_nth(self, nth):
         self._set(1, 0)
         self._set(0, nth)
@@ -178,22 +182,27 @@ def test_each_allocation_fails_once(bench, faults, version):
     check_rest(proxy)
 
 
+def reloads(proxy):
+    return len(proxy.lines("Configuration successful|Failed to reload the configuration file"))
+
+
 @pytest.mark.ours
 @pytest.mark.nosan
+@pytest.mark.slow
 def test_reload_while_allocations_fail(bench, faults):
     """A reload either succeeds or changes nothing."""
     proxy = bench.tls_server(head="workers = 1\n", env=faults.env)
+    faults.spare_openssl()
     nth = 1
     while nth < 30000:
+        before = reloads(proxy)
         faults.fail_nth(nth)
         proxy.send_signal(signal.SIGHUP)
-        count = proxy.log().count("Configuration successful") + proxy.log().count("Failed to reload")
-        until(lambda: proxy.log().count("Configuration successful") + proxy.log().count("Failed to reload") > count
-              or proxy.process.poll() is not None, 20, "reload")
+        until(lambda: reloads(proxy) > before or proxy.process.poll() is not None, 20, f"reload with allocation {nth}")
         if not faults.failed():
             break
         assert proxy.process.poll() is None, f"allocation {nth}: status {proxy.process.returncode}\n{proxy.log()[-3000:]}"
-        nth += 1 + nth // 20
+        nth += 1 + nth // 200
     assert proxy.hup()
     assert attempt(proxy.port)
     check_rest(proxy)
