@@ -274,6 +274,20 @@ static void stop_workers(void)
 		worker_join(&server.workers[w]);
 }
 
+/* Whether this machine lets us have rings: said while somebody at the terminal can read it. */
+static bool probe_ring(void)
+{
+	struct bufs bufs = { 0 };
+	int error;
+	struct ring *ring = ring_open(&bufs, &error);
+
+	if (!ring)
+		log_global(LOG_CRIT, "%s", ring_explain(error));
+	ring_close(ring);
+	bufs_free(&bufs);
+	return ring != NULL;
+}
+
 /* Opens everything that can fail and be told to whoever started us. Returns false after logging why. */
 static bool prepare(struct config *config)
 {
@@ -281,7 +295,7 @@ static bool prepare(struct config *config)
 
 	conn_set_limit(clients);
 	log_global(LOG_DEBUG, "Clients allowed=%u", clients);
-	if (!make_workers(config)) {
+	if (!probe_ring() || !make_workers(config)) {
 		config_free(config);
 		return false;
 	}
