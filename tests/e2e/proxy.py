@@ -107,7 +107,8 @@ class Proxy:
             return ports <= listening_ports() and all(os.path.exists(path) for path in paths) and (
                 "Configuration successful" in self.log() or "debug = " not in self.text or ports or paths)
         until(check, 20, "proxy listens")
-        if re.findall(r"(?mi)^debug\s*=\s*(\S+)", self.text)[-1:] in (["debug"], ["info"]):
+        silent = re.search(r"(?mi)^foreground\s*=\s*quiet", self.text)
+        if not silent and re.findall(r"(?mi)^debug\s*=\s*(\S+)", self.text)[-1:] in (["debug"], ["info"]):
             self.wait_log("Accepting new connections")
         self.settle()
 
