@@ -39,11 +39,11 @@ def attempt(port, size=4):
 
 
 def check_rest(proxy):
-    """Nothing is left of the connections, and an idle second costs no CPU time to speak of."""
+    """Nothing is left of the connections, and an idle half second costs no CPU time to speak of."""
     proxy.wait_idle()
     before = proxy.cpu_s()
-    time.sleep(1)
-    assert proxy.cpu_s() - before < 0.2, "it spins:\n" + proxy.log()[-3000:]
+    time.sleep(0.5)
+    assert proxy.cpu_s() - before < 0.1, "it spins:\n" + proxy.log()[-3000:]
 
 
 def survive(bench, env, sizes=(4, 100000, 4), must_serve=True):
@@ -60,21 +60,21 @@ def survive(bench, env, sizes=(4, 100000, 4), must_serve=True):
 @pytest.mark.ours
 @pytest.mark.san
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ECANCELED, errno.ENOBUFS, errno.EIO])
-@pytest.mark.parametrize("first", [1, 9, 17, 25])
-def test_each_operation_fails_once(bench, faulty, first, error):
+@pytest.mark.parametrize("first", range(1, 33, 4))
+def test_each_operation_fails_once(bench, faulty, first):
+    errors = [errno.ENOMEM, errno.ECANCELED, errno.EIO, errno.ENOBUFS]
     failures = 0
-    for nth in range(first, first + 8):
-        failures += not all(survive(bench, {"TLSPLICE_FAIL": f"{nth}:{error}"}))
-    if first > 1 and error == errno.EIO:
-        assert failures, "the fault layer does nothing"
+    for i in range(4):
+        # Each four operations with the errors in another order.
+        failures += not all(survive(bench, {"TLSPLICE_FAIL": f"{first + i}:{errors[(first // 4 + i) % 4]}"}))
+    assert failures or first == 1 or first > 20, "the fault layer does nothing"
 
 
 @pytest.mark.ours
 @pytest.mark.san
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.ECANCELED, errno.ENOBUFS])
-@pytest.mark.parametrize("nth", [2, 3, 5, 7, 13, 40])
+@pytest.mark.parametrize("nth", [2, 7, 40])
 def test_operations_fail_again_and_again(bench, faulty, nth, error):
     survive(bench, {"TLSPLICE_FAIL": f"{nth}:{error}:every"}, must_serve=nth >= 40)
 
@@ -82,7 +82,7 @@ def test_operations_fail_again_and_again(bench, faulty, nth, error):
 @pytest.mark.ours
 @pytest.mark.san
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [1, 200, 260, 268, 276, 284, 292, 300])
+@pytest.mark.parametrize("first", [1, 268, 276, 284, 292])
 def test_a_buffer_cannot_be_had(bench, faulty, first):
     for nth in range(first, first + 8, 2):
         survive(bench, {"TLSPLICE_FAIL_CHUNK": str(nth)})
@@ -90,14 +90,14 @@ def test_a_buffer_cannot_be_had(bench, faulty, first):
 
 @pytest.mark.ours
 @pytest.mark.san
-@pytest.mark.parametrize("first", [1, 150, 274, 300])
+@pytest.mark.parametrize("first", [1, 274, 300])
 def test_no_buffers_for_a_while(bench, faulty, first):
     survive(bench, {"TLSPLICE_FAIL_CHUNK": f"{first}:3000"}, sizes=(4, 100000) * 4)
 
 
 @pytest.mark.ours
 @pytest.mark.san
-@pytest.mark.parametrize("first", [1, 150, 274, 300])
+@pytest.mark.parametrize("first", [1, 274, 300])
 def test_no_buffers_for_ever(bench, faulty, first):
     """Every connection fails, and says why; the proxy lives on and rests."""
     proxy = bench.tls_server(head="workers = 1\n", env={"TLSPLICE_FAIL_CHUNK": f"{first}:1000000000"})
