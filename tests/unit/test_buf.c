@@ -50,7 +50,7 @@ Test(buf, a_chunk_has_the_room_of_its_size)
 
 	cr_assert_eq(small->room, CHUNK_SMALL_ROOM);
 	cr_assert_eq(big->room, CHUNK_BIG_ROOM);
-	cr_assert_geq(CHUNK_BIG_ROOM, CHUNK_BIG_RECEIVE);
+	cr_assert_geq((int)CHUNK_BIG_ROOM, (int)CHUNK_BIG_RECEIVE);
 	cr_assert_eq((uintptr_t)big % 4096, 0);
 	cr_assert(small->start == 0 && small->end == 0 && !small->next);
 	memset(small->data, 1, small->room);
