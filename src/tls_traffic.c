@@ -30,32 +30,24 @@ void tls_traffic_keylog(struct tls_traffic *t, const char *line)
 
 /*
  * Counts records since the last change of keys: TLS 1.2 changes after ChangeCipherSpec (so that Finished is record 0), TLS 1.3 after Finished.
- * OpenSSL reports a record's header before the message in it.
+ * OpenSSL reports a record's header before the message in it. A ChangeCipherSpec is known by its header, for OpenSSL reports the message only
+ * when it writes one; in TLS 1.3 it means nothing and comes before Finished.
  */
 void tls_traffic_message(struct tls_traffic *t, bool write, int version, int type, const unsigned char *data, size_t n)
 {
 	uint64_t *count = write ? &t->written : &t->read;
 
-	switch (type) {
-	case SSL3_RT_HEADER:
-		++*count;
-		break;
-	case SSL3_RT_CHANGE_CIPHER_SPEC:
-		if (version < TLS1_3_VERSION)
-			*count = 0;
-		break;
-	case SSL3_RT_HANDSHAKE:
-		if (n == 0 || version < TLS1_3_VERSION)
-			break;
+	if (n == 0)
+		return;
+	if (type == SSL3_RT_HEADER) {
+		*count = data[0] == SSL3_RT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
+	} else if (type == SSL3_RT_HANDSHAKE && version == TLS1_3_VERSION) {
 		if (data[0] == SSL3_MT_FINISHED)
 			*count = 0;
 		else if (data[0] == SSL3_MT_NEWSESSION_TICKET)
 			t->tickets = true;
 		else if (data[0] == SSL3_MT_KEY_UPDATE)
 			t->rekeyed = true;
-		break;
-	default:
-		break;
 	}
 }
 
