@@ -59,7 +59,7 @@ endif
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all run test quick unit e2e fuzz bench install clean help lint tidy cppcheck tests FORCE
+.PHONY: all run test quick unit e2e fuzz bench install man clean help lint tidy cppcheck tests FORCE
 
 all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a)
 
@@ -74,6 +74,7 @@ help:
 	'make lint                clang-tidy and cppcheck (also: make tidy, make cppcheck)' \
 	'make bench               measure beside other proxies, see bench/README.md' \
 	'make install             PREFIX=$(PREFIX) DESTDIR=' \
+	'make man                 put the options as the code knows them into man/tlsplice.conf.5' \
 	'make clean               remove build*/' \
 	'' \
 	'V=1                      show every command' \
@@ -162,7 +163,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libtlsplice.a
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
 
-tests: all $(units) $(fuzzers) $(tools)
+tests: all $(units) $(fuzzers) $(tools) $(BUILD)/man/options
 
 test:
 	@tests/install-deps build run test
@@ -213,6 +214,17 @@ bench:
 	@$(MAKE) --no-print-directory all $(benches)
 	@BUILD=$(BUILD) bench/run
 
+# The page's option section stands between two comments; tests/e2e/test_docs.py compares it with the table.
+$(BUILD)/man/options: $(BUILD)/man/options.o $(BUILD)/libtlsplice.a
+	$(say) LINK $@
+	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+
+man: $(BUILD)/man/options
+	$(Q)$< man > $(BUILD)/man/section
+	$(Q)sed -e '/BEGIN OPTIONS/r $(BUILD)/man/section' -e '/BEGIN OPTIONS/,/END OPTIONS/{/BEGIN OPTIONS\|END OPTIONS/!d}' \
+		man/tlsplice.conf.5 > $(BUILD)/man/tlsplice.conf.5
+	$(Q)cmp -s $(BUILD)/man/tlsplice.conf.5 man/tlsplice.conf.5 || cp $(BUILD)/man/tlsplice.conf.5 man/tlsplice.conf.5
+
 man5	= $(wildcard man/*.5)
 man8	= $(wildcard man/*.8)
 install: all
@@ -228,4 +240,4 @@ install: all
 clean:
 	rm -rf build build-*
 
--include $(wildcard $(BUILD)/src/*.d $(BUILD)/src/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/unit/compat/*.d $(BUILD)/bench/*.d)
+-include $(wildcard $(BUILD)/src/*.d $(BUILD)/src/*/*.d $(BUILD)/man/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/unit/compat/*.d $(BUILD)/bench/*.d)

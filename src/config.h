@@ -127,4 +127,7 @@ void config_print_defaults(FILE *out);
 /* The options that are refused as "not built yet", one name per line: NEWS.md lists the same. */
 void config_print_unbuilt(FILE *out);
 
+/* The options as the section of man/tlsplice.conf.5 that `make man` puts there. */
+void config_print_man(FILE *out);
+
 #endif

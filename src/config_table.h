@@ -199,4 +199,11 @@ bool check_inetd(struct reading *reading);
 void print_option(FILE *out, const struct option *row, const char *value);
 void print_options(FILE *out, enum option_scope scope, const void *base);
 
+/* config_man.c: a paragraph of the man page on the option of that name */
+struct config_note {
+	const char *name, *text;
+};
+extern const struct config_note config_notes[];
+extern const size_t config_note_count;
+
 #endif

@@ -1,0 +1,206 @@
+/*
+ * The table of options as the option section of man/tlsplice.conf.5, in mdoc(7).
+ * For man/options.c (`make man`) and tests only; the proxy itself is linked without it.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "config_table.h"
+
+#include <ctype.h>
+#include <string.h>
+
+/* What -help has no room for. `Quoted` words are set in bold. */
+const struct config_note config_notes[] = {
+	{"fips", "`yes|no` use the FIPS provider of OpenSSL."},
+	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
+                       "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
+	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},
+	{"output", "A new file gets the mode 0640. `/dev/stdout` and `/dev/stderr` mean these descriptors, whatever they are."},
+	{"pid", "An older file of that name is replaced; at the end it is removed. An empty value means no file."},
+	{"setEnv", "Set as soon as the line is read. An empty value removes the variable."},
+	{"syslog", "The program is called there what the global `service` says; the facility is that of the global `debug`."},
+	{"admin", "See STATUS PAGE."},
+	{"drain", "Without it they are dropped at once. See SIGTERM in tlsplice(8)."},
+	{"workers",
+         "From 1 to 1024; `auto` is one for each CPU that the process may run on. A reload does not change the number."},
+	{"accept", "A service starts when at least one of its addresses could be bound. "
+                   "The socket file of a process that is gone is removed first. See ADDRESSES."},
+	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
+                 "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters. "
+                 "A further `cert` with a key of its own, such as RSA beside ECDSA, is one more certificate to choose from; "
+                 "one without a key adds to the chain of the one before. "
+                 "The pass phrase of an encrypted key is asked for on the terminal. "
+                 "A server needs a certificate, a client need not have one."},
+	{"config", "The commands are those that SSL_CONF_cmd(3) knows in files."},
+	{"connect", "Each address that a name stands for counts. See ADDRESSES and `failover`."},
+	{"curves", "Where OpenSSL has it, X25519MLKEM768 comes first unless this option is given."},
+	{"debug", "Levels are 0 to 7, or `emerg`, `alert`, `crit`, `err`, `warning`, `notice`, `info` and `debug`. "
+                  "The level of a section holds for the lines of its connections."},
+	{"delay", "With `no` they are looked up at start and at each reload. "
+                  "A name that cannot be resolved then is looked up for each connection, as with `yes`."},
+	{"failover", "`rr` begins anywhere and goes on by one for each connection. "
+                     "An address that does not answer is followed by the next, until all have been tried. "
+                     "Addresses that are looked up for each connection are always taken in their order."},
+	{"include",
+         "Regular files in the order of the bytes of their names, also those that begin with a dot; no subdirectories. "
+         "An open section stays open in the files, and one that is opened there stays open after them. "
+         "Directories may include others, 16 deep."},
+	{"inplace",
+         "After 16 KiB or a second of silence a connection of TLS 1.2 or 1.3 with an AEAD cipher needs OpenSSL no more: "
+         "it becomes faster and takes a third of the memory. What cannot be handed over stays with OpenSSL."},
+	{"key", "A file that everybody may read is warned about."},
+	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
+                  "numbers."},
+	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
+                    "Those of a section add to the global ones."},
+	{"renegotiation", "It exists in TLS 1.2 and older. With `no` a connection whose peer tries it is ended."},
+	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
+                  "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},
+	{"securityLevel", "Unless it is given it is what openssl.cnf says, but at least 2."},
+	{"service",
+         "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
+	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
+	{"sessionCacheTimeout", "Tickets are valid for the same time."},
+	{"sni",
+         "The client mode is built: there the default is the host of the first `connect`, and an empty value sends no name."},
+	{"socket", "Those of a section add to the global ones. See SOCKET OPTIONS."},
+	{"sslVersion", "Sets `sslVersionMin` and `sslVersionMax`. What `all` leaves open is decided by openssl.cnf."},
+	{"stack", "At least 16384. The largest one of all sections holds for all."},
+	{"TIMEOUTbusy", "It is a deadline for the whole handshake."},
+	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
+	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},
+	{"verify", "Obsolete: `verifyChain` and `verifyPeer` say it more clearly."},
+};
+const size_t config_note_count = sizeof(config_notes) / sizeof(*config_notes);
+
+static const char *note_of(const struct option *row)
+{
+	for (size_t i = 0; i < config_note_count; i++)
+		if (!strcmp(config_notes[i].name, row->name))
+			return config_notes[i].text;
+	return NULL;
+}
+
+/* A backslash would begin an escape, and a hyphen is a minus: people copy it. */
+static void print_char(FILE *out, char c)
+{
+	if (c == '\\')
+		fputs("\\e", out);
+	else if (c == '-')
+		fputs("\\-", out);
+	else
+		fputc(c, out);
+}
+
+static void print_bold(FILE *out, const char *text, size_t len)
+{
+	fputs("\\fB", out);
+	for (size_t i = 0; i < len; i++) {
+		print_char(out, text[i]);
+		if ((text[i] == '|' || text[i] == ':') && i + 1 < len)
+			fputs("\\:", out); /* a list of ciphers is longer than a line */
+	}
+	fputs("\\fP", out);
+}
+
+/* Each sentence begins a line: mdoc(7) makes the space between them. No text of the tables begins a sentence with a dot or a quote. */
+static void print_prose(FILE *out, const char *text)
+{
+	for (const char *at = text; *at; at++) {
+		if (*at == '`') {
+			print_bold(out, at + 1, strcspn(at + 1, "`"));
+			at += 1 + strcspn(at + 1, "`");
+		} else if (*at == ' ' && at > text && at[-1] == '.') {
+			fputc('\n', out);
+		} else {
+			print_char(out, *at);
+		}
+	}
+}
+
+/* The text of -help begins with what a value looks like, or with a word that says it. */
+static void print_help_text(FILE *out, const char *help)
+{
+	size_t len = strcspn(help, " ,");
+
+	if (strcspn(help, "|[=:.") < len) {
+		print_bold(out, help, len);
+	} else {
+		fputc(toupper((unsigned char)*help), out);
+		len = 1;
+	}
+	print_prose(out, help + len);
+	fputs(".\n", out);
+}
+
+/* "a\nb" is a default of two values. */
+static void print_fallback(FILE *out, const struct option *row)
+{
+	const char *unit = row->flags & SECONDS ? " seconds" : row->flags & BYTES ? " bytes" : "";
+
+	fputs("Default:", out);
+	for (const char *at = row->fallback; *at; at += strcspn(at, "\n"), at += *at == '\n') {
+		fputs(at == row->fallback ? "\n" : ",\n", out);
+		print_bold(out, at, strcspn(at, "\n"));
+	}
+	fprintf(out, "%s.\n", unit);
+}
+
+static void print_known_protocols(FILE *out)
+{
+	const char *before = "Known are\n";
+
+	for (size_t i = 0; i < protocol_count; i++) {
+		if (!protocols[i].listed)
+			continue;
+		fputs(before, out);
+		print_bold(out, protocols[i].name, strlen(protocols[i].name));
+		before = ",\n";
+	}
+	fputs(".\n", out);
+}
+
+static void print_row(FILE *out, const struct option *row)
+{
+	const char *note = note_of(row);
+
+	fprintf(out, ".It Ic %s\n", row->name);
+	if (row->asks)
+		fputs(".Em Not built yet .\n", out);
+	if (row->help)
+		print_help_text(out, row->help);
+	if (note) {
+		print_prose(out, note);
+		fputc('\n', out);
+	}
+	if (row->scope == SERVICE && !strcmp(row->name, "protocol"))
+		print_known_protocols(out);
+	if (row->alias)
+		fprintf(out, "Also read as\n\\fB%s\\fP.\n", row->alias);
+	if (row->flags & LIST)
+		fputs("May be given more than once.\n", out);
+	if (row->fallback)
+		print_fallback(out, row);
+	if (row->flags & EXTENSION)
+		fputs("An extension: stunnel does not know it.\n", out);
+}
+
+/* An option that may stand in a section stands there once, though its global half is a row of its own. */
+static bool has_twin(const struct option *row)
+{
+	return row->scope == GLOBAL && option_find(row->name, SERVICE);
+}
+
+static void print_part(FILE *out, const char *heading, enum option_scope scope)
+{
+	fprintf(out, ".Ss %s\n.Bl -tag -width Ds\n", heading);
+	for (const struct option *row = options; row < options + OPTION_COUNT; row++)
+		if (row->scope == scope && !has_twin(row))
+			print_row(out, row);
+	fputs(".El\n", out);
+}
+
+void config_print_man(FILE *out)
+{
+	print_part(out, "Global options", GLOBAL);
+	print_part(out, "Service options", SERVICE);
+}
