@@ -19,7 +19,7 @@
 
 enum {
 	HEADER = 5,
-	PLAIN_MAX = 16384,		/* RFC 8446 5.1 */
+	PLAIN_MAX = 16384,               /* RFC 8446 5.1 */
 	SEALED_MAX_13 = PLAIN_MAX + 256, /* 5.2 */
 	SEALED_MAX_12 = PLAIN_MAX + 8 + AEAD_TAG,
 	/* Records in a row that carry no application data: KeyUpdates, warnings, empty ones. A peer with more to say than this is up to something. */
@@ -41,7 +41,7 @@ struct inplace {
 	enum aead_cipher cipher;
 	bool tls13;
 	bool explicit_nonce; /* TLS 1.2 AES-GCM: 8 bytes of nonce in each record */
-	bool closed;	     /* our close_notify is out */
+	bool closed;         /* our close_notify is out */
 	size_t secret_len;
 	char digest[16];
 	unsigned idle_records;
@@ -76,7 +76,8 @@ static bool half_init(struct half *h, enum aead_cipher cipher, const struct tls_
 static bool half_keys(const struct inplace *p, struct half *h, bool seal)
 {
 	struct tls_keys keys;
-	bool ok = tls_keys_from_secret(&keys, p->cipher, p->digest, h->secret, p->secret_len) && half_init(h, p->cipher, &keys, seal);
+	bool ok = tls_keys_from_secret(&keys, p->cipher, p->digest, h->secret, p->secret_len) &&
+	          half_init(h, p->cipher, &keys, seal);
 
 	OPENSSL_cleanse(&keys, sizeof(keys));
 	return ok;
@@ -109,17 +110,10 @@ static bool start_12(struct inplace *p, const SSL *ssl, bool client)
 static bool find_cipher(const SSL_CIPHER *suite, enum aead_cipher *cipher)
 {
 	switch (SSL_CIPHER_get_cipher_nid(suite)) {
-	case NID_aes_128_gcm:
-		*cipher = AEAD_AES_128_GCM;
-		return true;
-	case NID_aes_256_gcm:
-		*cipher = AEAD_AES_256_GCM;
-		return true;
-	case NID_chacha20_poly1305:
-		*cipher = AEAD_CHACHA20_POLY1305;
-		return true;
-	default:
-		return false;
+	case NID_aes_128_gcm: *cipher = AEAD_AES_128_GCM; return true;
+	case NID_aes_256_gcm: *cipher = AEAD_AES_256_GCM; return true;
+	case NID_chacha20_poly1305: *cipher = AEAD_CHACHA20_POLY1305; return true;
+	default: return false;
 	}
 }
 
@@ -153,7 +147,8 @@ static void put64(unsigned char *to, uint64_t n)
 }
 
 /* The nonce of the next record: RFC 8446 5.3 and RFC 7905, or salt and explicit part (RFC 5288 3). */
-static void make_nonce(const struct inplace *p, const struct half *h, unsigned char nonce[AEAD_NONCE], const unsigned char *explicit_part)
+static void make_nonce(const struct inplace *p, const struct half *h, unsigned char nonce[AEAD_NONCE],
+                       const unsigned char *explicit_part)
 {
 	unsigned char sequence[8];
 
@@ -168,7 +163,8 @@ static void make_nonce(const struct inplace *p, const struct half *h, unsigned c
 }
 
 /* What is authenticated beside the content: the header (TLS 1.3), or sequence, type, version and plain length (TLS 1.2). */
-static size_t make_aad(const struct inplace *p, const struct half *h, unsigned char aad[13], const unsigned char header[HEADER], size_t plain)
+static size_t make_aad(const struct inplace *p, const struct half *h, unsigned char aad[13], const unsigned char header[HEADER],
+                       size_t plain)
 {
 	if (p->tls13) {
 		memcpy(aad, header, HEADER);
@@ -236,7 +232,7 @@ static bool seal_record(struct record *r, struct inplace *p, unsigned char type,
 
 static bool seal_bytes(struct record *r, struct inplace *p, unsigned char type, const void *data, size_t n)
 {
-	struct queue q = { 0 };
+	struct queue q = {0};
 	bool ok = queue_write(&q, r->bufs, data, n) == 0 && seal_record(r, p, type, &q, n);
 
 	queue_clear(&q, r->bufs);
@@ -251,7 +247,7 @@ static struct tls *tls_of(struct record *r)
 /* Tells the peer that it is over and why; always RECORD_FAILED. */
 static enum record_result fail(struct record *r, struct inplace *p, unsigned char alert, const char *why)
 {
-	unsigned char bytes[2] = { SSL3_AL_FATAL, alert };
+	unsigned char bytes[2] = {SSL3_AL_FATAL, alert};
 	struct tls *tls = tls_of(r);
 	char text[ADDR_TEXT_MAX];
 
@@ -265,7 +261,7 @@ static enum record_result fail(struct record *r, struct inplace *p, unsigned cha
 /* Our own KeyUpdate, then the new keys (RFC 8446 4.6.3). */
 static bool update_tx(struct record *r, struct inplace *p)
 {
-	static const unsigned char message[] = { SSL3_MT_KEY_UPDATE, 0, 0, 1, SSL_KEY_UPDATE_NOT_REQUESTED };
+	static const unsigned char message[] = {SSL3_MT_KEY_UPDATE, 0, 0, 1, SSL_KEY_UPDATE_NOT_REQUESTED};
 
 	return seal_bytes(r, p, SSL3_RT_HANDSHAKE, message, sizeof(message)) &&
 	       tls_secret_update(p->digest, p->tx.secret, p->secret_len) && half_keys(p, &p->tx, true);
@@ -288,7 +284,7 @@ static enum record_result inplace_seal(struct record *r, struct queue *plain)
 
 static enum record_result inplace_close(struct record *r)
 {
-	static const unsigned char close_notify[] = { SSL3_AL_WARNING, SSL_AD_CLOSE_NOTIFY };
+	static const unsigned char close_notify[] = {SSL3_AL_WARNING, SSL_AD_CLOSE_NOTIFY};
 	struct inplace *p = tls_of(r)->inplace;
 
 	if (p->closed)
@@ -351,8 +347,8 @@ struct opened {
 };
 
 /* Opens the record at the front of `in`, of `body` bytes after its header, into `to`. False: it is not genuine. */
-static bool open_record(struct inplace *p, const struct queue *in, const unsigned char header[HEADER], size_t body, unsigned char *to,
-			struct opened *o)
+static bool open_record(struct inplace *p, const struct queue *in, const unsigned char header[HEADER], size_t body,
+                        unsigned char *to, struct opened *o)
 {
 	size_t nonce_len = p->explicit_nonce ? 8 : 0;
 	size_t n = body - nonce_len - AEAD_TAG;
@@ -362,10 +358,11 @@ static bool open_record(struct inplace *p, const struct queue *in, const unsigne
 	peek(in, HEADER, explicit_part, nonce_len);
 	make_nonce(p, &p->rx, nonce, explicit_part);
 	peek(in, HEADER + body - AEAD_TAG, tag, AEAD_TAG);
-	if (!aead_begin(p->rx.aead, nonce, aad, aad_len) || !open_content(p, in, HEADER + nonce_len, n, to) || !aead_open(p->rx.aead, tag))
+	if (!aead_begin(p->rx.aead, nonce, aad, aad_len) || !open_content(p, in, HEADER + nonce_len, n, to) ||
+	    !aead_open(p->rx.aead, tag))
 		return false;
 	p->rx.sequence++;
-	*o = (struct opened){ .type = header[0], .data = to, .n = n };
+	*o = (struct opened){.type = header[0], .data = to, .n = n};
 	if (p->tls13) { /* TLSInnerPlaintext: content, type, zeros */
 		while (o->n > 0 && to[o->n - 1] == 0)
 			o->n--;
@@ -383,7 +380,7 @@ static enum record_result take_alert(struct record *r, struct inplace *p, const 
 		return fail(r, p, SSL_AD_DECODE_ERROR, "malformed alert");
 	if (tls->section->debug >= LOG_DEBUG)
 		log_write(LOG_DEBUG, tls->log_id, "TLS alert (read): %s: %s", SSL_alert_type_string_long(o->data[0] << 8),
-			  SSL_alert_desc_string_long(o->data[1]));
+		          SSL_alert_desc_string_long(o->data[1]));
 	if (o->data[1] == SSL_AD_CLOSE_NOTIFY)
 		return RECORD_CLOSED;
 	/* TLS 1.3 has no warnings but user_canceled, which comes before close_notify (RFC 8446 6). */
@@ -392,7 +389,7 @@ static enum record_result take_alert(struct record *r, struct inplace *p, const 
 	tls->alert_received = true;
 	if (tls->section->debug >= LOG_ERR)
 		log_write(LOG_ERR, tls->log_id, "SSL_read: alert %s: client %s", SSL_alert_desc_string_long(o->data[1]),
-			  addr_text(tls->peer, text));
+		          addr_text(tls->peer, text));
 	return RECORD_FAILED;
 }
 
@@ -413,7 +410,7 @@ static enum record_result take_key_update(struct record *r, struct inplace *p, c
 /* TLS 1.2: the peer wants another handshake. We cannot, and by default need not: a warning says so (RFC 5246 7.2.2). */
 static enum record_result refuse_renegotiation(struct record *r, struct inplace *p)
 {
-	static const unsigned char no_renegotiation[] = { SSL3_AL_WARNING, SSL_AD_NO_RENEGOTIATION };
+	static const unsigned char no_renegotiation[] = {SSL3_AL_WARNING, SSL_AD_NO_RENEGOTIATION};
 	struct tls *tls = tls_of(r);
 
 	if (!tls->section->renegotiation) {
@@ -467,14 +464,10 @@ static enum record_result take_other(struct record *r, struct inplace *p, const 
 	if (++p->idle_records > IDLE_RECORDS_MAX)
 		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "too many records without data");
 	switch (o->type) {
-	case SSL3_RT_APPLICATION_DATA:
-		return RECORD_OK; /* an empty one */
-	case SSL3_RT_ALERT:
-		return take_alert(r, p, o);
-	case SSL3_RT_HANDSHAKE:
-		return take_handshake(r, p, o);
-	default:
-		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected record type");
+	case SSL3_RT_APPLICATION_DATA: return RECORD_OK; /* an empty one */
+	case SSL3_RT_ALERT: return take_alert(r, p, o);
+	case SSL3_RT_HANDSHAKE: return take_handshake(r, p, o);
+	default: return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected record type");
 	}
 }
 
@@ -495,7 +488,8 @@ static bool check_header(const struct inplace *p, const unsigned char header[HEA
 	return false;
 }
 
-static enum record_result open_next(struct record *r, struct inplace *p, const unsigned char header[HEADER], size_t body, struct queue *plain)
+static enum record_result open_next(struct record *r, struct inplace *p, const unsigned char header[HEADER], size_t body,
+                                    struct queue *plain)
 {
 	struct chunk *c = queue_reserve(plain, r->bufs, body);
 	enum record_result result;
