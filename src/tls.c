@@ -214,7 +214,8 @@ enum tls_promotion tls_promote(struct tls *tls, bool idle)
 		return TLS_PROMOTED;
 	if (needs_openssl(tls))
 		return TLS_STAYS;
-	if (SSL_has_pending(tls->ssl) || SSL_in_init(tls->ssl))
+	/* Nothing of the stream may be left inside OpenSSL: not even a record's header, which SSL_has_pending() does not count. */
+	if (SSL_has_pending(tls->ssl) || SSL_in_init(tls->ssl) || strcmp(SSL_rstate_string(tls->ssl), "RH") != 0 || tls->traffic.partial)
 		return TLS_NOT_YET;
 	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets && !idle)
 		return TLS_NOT_YET;

@@ -39,6 +39,8 @@ void tls_traffic_message(struct tls_traffic *t, bool write, int version, int typ
 
 	if (n == 0)
 		return;
+	if (!write && (type == SSL3_RT_HEADER || type == SSL3_RT_INNER_CONTENT_TYPE || type == SSL3_RT_HANDSHAKE))
+		t->partial = type != SSL3_RT_HANDSHAKE && data[0] == SSL3_RT_HANDSHAKE;
 	if (type == SSL3_RT_HEADER) {
 		*count = data[0] == SSL3_RT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
 	} else if (type == SSL3_RT_HANDSHAKE && version == TLS1_3_VERSION) {

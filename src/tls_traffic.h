@@ -22,6 +22,7 @@ struct tls_traffic {
 	uint64_t written, read;	 /* records under the present keys */
 	bool tickets;		 /* client: the server has sent a session ticket */
 	bool rekeyed;		 /* a KeyUpdate went by: the secrets are old */
+	bool partial;		 /* a handshake record has been read, the message in it is not complete */
 };
 
 /* One direction's keys. */
