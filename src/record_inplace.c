@@ -13,20 +13,25 @@
 #include "tls_traffic.h"
 
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
 	HEADER = 5,
-	PLAIN_MAX = 16384,               /* RFC 8446 5.1 */
-	SEALED_MAX_13 = PLAIN_MAX + 256, /* 5.2 */
+	PLAIN_MAX = 16384, /* RFC 8446 5.1 */
+	/* With type and padding one byte more (5.4); of the 256 bytes that a cipher may add (5.2) ours take the tag alone. */
+	SEALED_MAX_13 = PLAIN_MAX + 1 + AEAD_TAG,
 	SEALED_MAX_12 = PLAIN_MAX + 8 + AEAD_TAG,
+	MESSAGE_HEAD = 4,                                     /* a handshake message's type and length */
+	TICKET_MAX = 4 + 4 + 1 + 255 + 2 + 65535 + 2 + 65534, /* the longest NewSessionTicket: 4.6.1 */
 	/* Records in a row that carry no application data: KeyUpdates, warnings, empty ones. A peer with more to say than this is up to something. */
 	IDLE_RECORDS_MAX = 64,
-	/* AES-GCM keys are changed after this many records (RFC 8446 5.5: 2^24.5 full ones); the other limits are further off. */
-	RECORDS_PER_KEY = 1 << 24,
 };
+
+/* AES-GCM keys are good for 2^24.5 full records (RFC 8446 5.5); the other limits are further off. */
+uint64_t inplace_records_per_key = 1 << 24;
 
 /* One direction. */
 struct half {
@@ -45,7 +50,11 @@ struct inplace {
 	size_t secret_len;
 	char digest[16];
 	unsigned idle_records;
-	size_t plain_max; /* what the peer accepts in a record: RFC 6066 section 4 */
+	size_t plain_max; /* what a record holds at most, either way: RFC 6066 section 4 */
+	/* TLS 1.3: the handshake message that is coming in, which may come in pieces. */
+	unsigned char head[MESSAGE_HEAD];
+	unsigned head_len; /* bytes of its head that have come; 0: none is coming */
+	size_t body_left;
 };
 
 static void half_free(struct half *h)
@@ -63,13 +72,18 @@ void inplace_free(struct inplace *p)
 	free(p);
 }
 
+/* New keys in place of the old ones; if there are none to be had, the old ones stay. */
 static bool half_init(struct half *h, enum aead_cipher cipher, const struct tls_keys *keys, bool seal)
 {
+	struct aead *aead = aead_new(cipher, keys->key, seal);
+
+	if (!aead)
+		return false;
 	aead_free(h->aead);
+	h->aead = aead;
 	memcpy(h->iv, keys->iv, AEAD_NONCE);
 	h->sequence = 0;
-	h->aead = aead_new(cipher, keys->key, seal);
-	return h->aead != NULL;
+	return true;
 }
 
 /* TLS 1.3: keys of the secret in force. */
@@ -244,18 +258,35 @@ static struct tls *tls_of(struct record *r)
 	return container_of(r, struct tls, record);
 }
 
-/* Tells the peer that it is over and why; always RECORD_FAILED. */
-static enum record_result fail(struct record *r, struct inplace *p, unsigned char alert, const char *why)
+/* Says why it is over; always RECORD_FAILED. */
+static enum record_result broken(struct record *r, const char *call, const char *why)
 {
-	unsigned char bytes[2] = {SSL3_AL_FATAL, alert};
 	struct tls *tls = tls_of(r);
 	char text[ADDR_TEXT_MAX];
 
 	if (tls->section->debug >= LOG_ERR)
-		log_write(LOG_ERR, tls->log_id, "SSL_read: %s: client %s", why, addr_text(tls->peer, text));
-	if (seal_bytes(r, p, SSL3_RT_ALERT, bytes, sizeof(bytes)))
-		tls->alert_sent = true;
+		log_write(LOG_ERR, tls->log_id, "%s: %s: client %s", call, why, addr_text(tls->peer, text));
+	ERR_clear_error(); /* OpenSSL's ciphers and derivations may have left something there */
 	return RECORD_FAILED;
+}
+
+static bool send_alert(struct record *r, struct inplace *p, unsigned char level, unsigned char alert)
+{
+	unsigned char bytes[2] = {level, alert};
+	struct tls *tls = tls_of(r);
+
+	if (tls->section->debug >= LOG_DEBUG)
+		log_write(LOG_DEBUG, tls->log_id, "TLS alert (write): %s: %s", SSL_alert_type_string_long(level << 8),
+		          SSL_alert_desc_string_long(alert));
+	return seal_bytes(r, p, SSL3_RT_ALERT, bytes, sizeof(bytes));
+}
+
+/* Tells the peer that it is over and why, if it still listens; always RECORD_FAILED. */
+static enum record_result fail(struct record *r, struct inplace *p, unsigned char alert, const char *why)
+{
+	if (!p->closed && send_alert(r, p, SSL3_AL_FATAL, alert))
+		tls_of(r)->alert_sent = true;
+	return broken(r, "SSL_read", why);
 }
 
 /* Our own KeyUpdate, then the new keys (RFC 8446 4.6.3). */
@@ -274,23 +305,23 @@ static enum record_result inplace_seal(struct record *r, struct queue *plain)
 	while (plain->bytes > 0) {
 		size_t n = plain->bytes < p->plain_max ? plain->bytes : p->plain_max;
 
-		if (p->tls13 && p->tx.sequence >= RECORDS_PER_KEY && !update_tx(r, p))
-			return RECORD_FAILED;
+		if (p->tls13 && p->tx.sequence >= inplace_records_per_key && !update_tx(r, p))
+			return broken(r, "SSL_write", "no memory for new keys");
 		if (!seal_record(r, p, SSL3_RT_APPLICATION_DATA, plain, n))
-			return RECORD_FAILED;
+			return broken(r, "SSL_write", "no memory for a record");
 	}
 	return RECORD_OK;
 }
 
 static enum record_result inplace_close(struct record *r)
 {
-	static const unsigned char close_notify[] = {SSL3_AL_WARNING, SSL_AD_CLOSE_NOTIFY};
 	struct inplace *p = tls_of(r)->inplace;
 
 	if (p->closed)
 		return RECORD_OK;
 	p->closed = true;
-	return seal_bytes(r, p, SSL3_RT_ALERT, close_notify, sizeof(close_notify)) ? RECORD_OK : RECORD_FAILED;
+	return send_alert(r, p, SSL3_AL_WARNING, SSL_AD_CLOSE_NOTIFY) ? RECORD_OK
+	                                                              : broken(r, "SSL_shutdown", "no memory for a record");
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------------------------ */
@@ -371,46 +402,53 @@ static bool open_record(struct inplace *p, const struct queue *in, const unsigne
 	return true;
 }
 
+/*
+ * True if the connection lives on after an alert. In TLS 1.3 the level says nothing, and only user_canceled, which comes before close_notify,
+ * is no end (RFC 8446 6); in TLS 1.2 warnings are not (RFC 5246 7.2).
+ */
+static bool is_harmless(const struct inplace *p, unsigned char level, unsigned char alert)
+{
+	return p->tls13 ? alert == SSL_AD_USER_CANCELLED : level == SSL3_AL_WARNING;
+}
+
 static enum record_result take_alert(struct record *r, struct inplace *p, const struct opened *o)
 {
 	struct tls *tls = tls_of(r);
-	char text[ADDR_TEXT_MAX];
+	char text[64];
 
 	if (o->n != 2)
 		return fail(r, p, SSL_AD_DECODE_ERROR, "malformed alert");
+	if (!p->tls13 && o->data[0] != SSL3_AL_WARNING && o->data[0] != SSL3_AL_FATAL)
+		return fail(r, p, SSL_AD_ILLEGAL_PARAMETER, "alert of no known level");
 	if (tls->section->debug >= LOG_DEBUG)
 		log_write(LOG_DEBUG, tls->log_id, "TLS alert (read): %s: %s", SSL_alert_type_string_long(o->data[0] << 8),
 		          SSL_alert_desc_string_long(o->data[1]));
 	if (o->data[1] == SSL_AD_CLOSE_NOTIFY)
 		return RECORD_CLOSED;
-	/* TLS 1.3 has no warnings but user_canceled, which comes before close_notify (RFC 8446 6). */
-	if (o->data[0] == SSL3_AL_WARNING && (!p->tls13 || o->data[1] == SSL_AD_USER_CANCELLED))
+	if (is_harmless(p, o->data[0], o->data[1]))
 		return RECORD_OK;
 	tls->alert_received = true;
-	if (tls->section->debug >= LOG_ERR)
-		log_write(LOG_ERR, tls->log_id, "SSL_read: alert %s: client %s", SSL_alert_desc_string_long(o->data[1]),
-		          addr_text(tls->peer, text));
-	return RECORD_FAILED;
+	snprintf(text, sizeof(text), "alert %s", SSL_alert_desc_string_long(o->data[1]));
+	return broken(r, "SSL_read", text);
 }
 
-/* `request`: the message's body. It must end its record, for the keys change behind it (RFC 8446 5.1). */
-static enum record_result take_key_update(struct record *r, struct inplace *p, const unsigned char *request, size_t n, bool last)
+/* It must end its record, for the keys change behind it (RFC 8446 5.1). */
+static enum record_result take_key_update(struct record *r, struct inplace *p, unsigned char request, bool last)
 {
-	if (n != 1 || *request > SSL_KEY_UPDATE_REQUESTED)
-		return fail(r, p, SSL_AD_DECODE_ERROR, "malformed KeyUpdate");
+	if (request > SSL_KEY_UPDATE_REQUESTED)
+		return fail(r, p, SSL_AD_ILLEGAL_PARAMETER, "malformed KeyUpdate");
 	if (!last)
 		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "data behind a KeyUpdate");
 	if (!tls_secret_update(p->digest, p->rx.secret, p->secret_len) || !half_keys(p, &p->rx, false))
-		return fail(r, p, SSL_AD_INTERNAL_ERROR, "no keys after a KeyUpdate");
-	if (*request == SSL_KEY_UPDATE_REQUESTED && !p->closed && !update_tx(r, p))
-		return RECORD_FAILED;
+		return fail(r, p, SSL_AD_INTERNAL_ERROR, "no memory for new keys");
+	if (request == SSL_KEY_UPDATE_REQUESTED && !p->closed && !update_tx(r, p))
+		return broken(r, "SSL_read", "no memory for new keys");
 	return RECORD_OK;
 }
 
 /* TLS 1.2: the peer wants another handshake. We cannot, and by default need not: a warning says so (RFC 5246 7.2.2). */
 static enum record_result refuse_renegotiation(struct record *r, struct inplace *p)
 {
-	static const unsigned char no_renegotiation[] = {SSL3_AL_WARNING, SSL_AD_NO_RENEGOTIATION};
 	struct tls *tls = tls_of(r);
 
 	if (!tls->section->renegotiation) {
@@ -419,43 +457,57 @@ static enum record_result refuse_renegotiation(struct record *r, struct inplace 
 		tls->renegotiating = true;
 		return RECORD_FAILED;
 	}
-	return seal_bytes(r, p, SSL3_RT_ALERT, no_renegotiation, sizeof(no_renegotiation)) ? RECORD_OK : RECORD_FAILED;
+	if (p->closed || send_alert(r, p, SSL3_AL_WARNING, SSL_AD_NO_RENEGOTIATION))
+		return RECORD_OK;
+	return broken(r, "SSL_read", "no memory for a record");
 }
 
-/* The messages of a TLS 1.3 record: there may be several, but none is long enough to need a second record. */
-static enum record_result take_messages(struct record *r, struct inplace *p, const struct opened *o)
+/* The head of a TLS 1.3 message is there: after the handshake there are KeyUpdates, and tickets for clients. */
+static enum record_result take_head(struct record *r, struct inplace *p)
 {
-	bool client = tls_of(r)->section->client;
-	enum record_result result = RECORD_OK;
-	size_t at = 0;
+	bool ticket = p->head[0] == SSL3_MT_NEWSESSION_TICKET && tls_of(r)->section->client;
 
-	while (result == RECORD_OK && at + 4 <= o->n) {
-		unsigned char type = o->data[at];
-		size_t n = (size_t)o->data[at + 1] << 16 | (size_t)o->data[at + 2] << 8 | o->data[at + 3];
+	p->body_left = (size_t)p->head[1] << 16 | (size_t)p->head[2] << 8 | p->head[3];
+	if (!ticket && p->head[0] != SSL3_MT_KEY_UPDATE)
+		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected handshake message");
+	if (p->body_left == 0 || p->body_left > (ticket ? TICKET_MAX : 1))
+		return fail(r, p, SSL_AD_DECODE_ERROR, "malformed handshake message");
+	return RECORD_OK;
+}
 
-		at += 4;
-		if (n > o->n - at)
-			break;
-		if (type == SSL3_MT_KEY_UPDATE)
-			result = take_key_update(r, p, o->data + at, n, at + n == o->n);
-		else if (type != SSL3_MT_NEWSESSION_TICKET || !client) /* a ticket comes later than those we waited for */
-			return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected handshake message");
-		at += n;
+/* Takes what a TLS 1.3 record has of a message from a place on: a part of its head, or of its body. */
+static enum record_result take_part(struct record *r, struct inplace *p, const struct opened *o, size_t *at)
+{
+	size_t n = o->n - *at;
+
+	if (p->head_len < MESSAGE_HEAD) {
+		p->head[p->head_len++] = o->data[(*at)++];
+		return p->head_len == MESSAGE_HEAD ? take_head(r, p) : RECORD_OK;
 	}
-	if (result == RECORD_OK && at != o->n)
-		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "handshake message in pieces");
-	return result;
+	if (n > p->body_left)
+		n = p->body_left;
+	*at += n;
+	p->body_left -= n;
+	if (p->body_left > 0)
+		return RECORD_OK;
+	p->head_len = 0;
+	if (p->head[0] == SSL3_MT_KEY_UPDATE)
+		return take_key_update(r, p, o->data[*at - 1], *at == o->n);
+	return RECORD_OK; /* a ticket later than those we waited for */
 }
 
 static enum record_result take_handshake(struct record *r, struct inplace *p, const struct opened *o)
 {
 	unsigned char wants_another = tls_of(r)->section->client ? SSL3_MT_HELLO_REQUEST : SSL3_MT_CLIENT_HELLO;
+	enum record_result result = RECORD_OK;
 
-	if (p->tls13 && o->n > 0)
-		return take_messages(r, p, o);
 	if (!p->tls13 && o->n > 0 && o->data[0] == wants_another)
 		return refuse_renegotiation(r, p);
-	return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected handshake message");
+	if (!p->tls13 || o->n == 0)
+		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "unexpected handshake message");
+	for (size_t at = 0; result == RECORD_OK && at < o->n;)
+		result = take_part(r, p, o, &at);
+	return result;
 }
 
 /* Everything that is not application data. */
@@ -496,12 +548,14 @@ static enum record_result open_next(struct record *r, struct inplace *p, const u
 	struct opened o;
 
 	if (!c)
-		return RECORD_FAILED;
+		return broken(r, "SSL_read", "no memory for a record");
 	if (!open_record(p, r->in, header, body, c->data + c->end, &o))
 		return fail(r, p, SSL_AD_BAD_RECORD_MAC, "bad record mac");
 	queue_consume(r->in, r->bufs, HEADER + body);
-	if (o.n > PLAIN_MAX)
+	if (o.n > p->plain_max)
 		return fail(r, p, SSL_AD_RECORD_OVERFLOW, "record overflow");
+	if (o.type == SSL3_RT_APPLICATION_DATA && p->head_len > 0) /* RFC 8446 5.1 */
+		return fail(r, p, SSL_AD_UNEXPECTED_MESSAGE, "data inside a handshake message");
 	if (o.type == SSL3_RT_APPLICATION_DATA && o.n > 0) {
 		p->idle_records = 0;
 		c->end += (uint32_t)o.n;

@@ -22,6 +22,9 @@ struct inplace *inplace_new(const SSL *ssl, const struct tls_traffic *traffic, b
 /* Wipes the keys. inplace_free(NULL) is fine. */
 void inplace_free(struct inplace *inplace);
 
+/* TLS 1.3: after this many records of ours a KeyUpdate is sent. Tests lower it. */
+extern uint64_t inplace_records_per_key;
+
 extern const struct record_engine record_inplace;
 
 #endif
