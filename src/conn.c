@@ -384,6 +384,15 @@ static void linger_step(struct end *e)
 		ring_recv(c->worker->ring, &e->recv, e->fd, CHUNK_SMALL, true);
 }
 
+/* What a socket that the peer has broken means, the pending receive will tell. With trouble of our own the peer would be waited for in vain. */
+static void send_failed(struct conn *c, int error)
+{
+	if (error == -EPIPE || error == -ECONNRESET)
+		return;
+	conn_fail(c, CONN_RESET);
+	interrupt(c); /* the connection may be gone */
+}
+
 static void sent(struct ring_op *op, const struct ring_result *result)
 {
 	struct end *e = container_of(op, struct end, send);
@@ -398,7 +407,10 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 	}
 	switch (c->stage) {
 	case CONN_TALKING:
-		end_send(e); /* what a broken socket means, the pending receive will tell */
+		if (result->res >= 0)
+			end_send(e);
+		else
+			send_failed(c, result->res);
 		break;
 	case CONN_RELAYING:
 		relay_sent(e);
