@@ -149,6 +149,21 @@ void queue_move(struct queue *to, struct queue *from)
 	*from = (struct queue){ 0 };
 }
 
+void queue_join(struct queue *to, struct queue *from, struct bufs *bufs)
+{
+	const struct chunk *c = queue_front(from, bufs);
+	struct chunk *last = to->tail;
+	size_t n = c ? c->end - c->start : 0;
+
+	if (c && last && last->room - last->end >= n) {
+		memcpy(last->data + last->end, c->data + c->start, n);
+		last->end += (uint32_t)n;
+		to->bytes += n;
+		queue_consume(from, bufs, n);
+	}
+	queue_move(to, from);
+}
+
 void queue_consume(struct queue *q, struct bufs *bufs, size_t n)
 {
 	assert(n <= q->bytes);

@@ -75,6 +75,12 @@ void queue_append(struct queue *queue, struct chunk *chunk);
 /* Moves everything from `from` to the end of `to`. */
 void queue_move(struct queue *to, struct queue *from);
 
+/*
+ * The same, but what is in the first chunk of `from` is copied behind the last one of `to` if it fits there: so any two chunks in a row
+ * hold more than one has room for, and a peer that sends byte by byte does not fill memory with chunks of one byte.
+ */
+void queue_join(struct queue *to, struct queue *from, struct bufs *bufs);
+
 /* Takes n <= queue->bytes bytes off the front; emptied chunks go back to the pool. */
 void queue_consume(struct queue *queue, struct bufs *bufs, size_t n);
 

@@ -176,7 +176,7 @@ static bool move(struct pump *p)
 	if (p->to->tls)
 		ok = p->to->tls->record.engine->seal(&p->to->tls->record, &plain) == RECORD_OK && ok;
 	else
-		queue_move(&p->to->out, &plain);
+		queue_join(&p->to->out, &plain, &p->from->conn->worker->bufs);
 	queue_clear(&plain, &p->from->conn->worker->bufs);
 	return ok;
 }
@@ -269,6 +269,7 @@ void relay_received(struct end *e, const struct ring_result *result)
 {
 	struct conn *c = e->conn;
 	struct pump *p = pump_from(e);
+	struct queue got = { 0 };
 
 	c->active_ms = ring_now_ms(c->worker->ring);
 	if (result->chunk && p->state != PUMP_OPEN) {
@@ -278,7 +279,8 @@ void relay_received(struct end *e, const struct ring_result *result)
 			e->bulk = e->many || result->res >= CHUNK_SMALL_ROOM / 2;
 		else if (result->res == CHUNK_SMALL_ROOM)
 			e->bulk = true;
-		queue_append(&e->in, result->chunk);
+		queue_append(&got, result->chunk);
+		queue_join(&e->in, &got, &c->worker->bufs);
 	} else if (result->res == 0) {
 		e->eof = true;
 	} else if (result->res == -ENOMEM) {

@@ -218,6 +218,36 @@ Test(queue, more_than_a_big_chunk_is_written_to_several)
 	bufs_free(&bufs);
 }
 
+/* Bytes that come one by one share a chunk; what does not fit keeps its own. */
+Test(queue, join_copies_what_fits)
+{
+	struct queue q = { 0 }, one = { 0 };
+	unsigned char out[10000];
+
+	for (size_t i = 0; i < 10000; i++) {
+		unsigned char byte = (unsigned char)(i * 7);
+
+		queue_append(&one, filled(i % 100 ? CHUNK_SMALL : CHUNK_BIG, &byte, 1));
+		queue_join(&q, &one, &bufs);
+		cr_assert(one.bytes == 0 && !one.head);
+	}
+	check_queue(&q);
+	cr_assert_leq(lent(), 1);
+	queue_join(&one, &q, &bufs);
+	cr_assert_eq(q.bytes, 0);
+	cr_assert_eq(queue_write(&q, &bufs, out, 4000), 0);
+	queue_join(&q, &one, &bufs);
+	cr_assert_eq(lent(), 2);
+	cr_assert_eq(q.bytes, 14000);
+	queue_consume(&q, &bufs, 4000);
+	cr_assert_eq(queue_read(&q, &bufs, out, 10000), 10000);
+	for (size_t i = 0; i < 10000; i++)
+		cr_assert_eq(out[i], (unsigned char)(i * 7));
+	queue_join(&q, &one, &bufs);
+	cr_assert(!q.head && !q.tail && lent() == 0);
+	bufs_free(&bufs);
+}
+
 /* What a queue may be asked, at random, with a flat array beside it. */
 struct model {
 	struct queue q;
@@ -229,10 +259,16 @@ static void model_write(struct model *m, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		m->bytes[m->end + i] = (unsigned char)random();
-	if (random() % 2 || n > CHUNK_SMALL_ROOM)
+	if (random() % 3 == 0) {
+		struct queue more = { 0 };
+
+		cr_assert_eq(queue_write(&more, &bufs, m->bytes + m->end, n), 0);
+		queue_join(&m->q, &more, &bufs);
+	} else if (random() % 2 || n > CHUNK_SMALL_ROOM) {
 		cr_assert_eq(queue_write(&m->q, &bufs, m->bytes + m->end, n), 0);
-	else
+	} else {
 		queue_append(&m->q, filled(random() % 2 ? CHUNK_SMALL : CHUNK_BIG, m->bytes + m->end, n));
+	}
 	m->end += n;
 }
 
