@@ -116,8 +116,10 @@ Test(ring, nothing_to_do)
 
 	cr_assert_eq(ring_pending(ring), 0);
 	cr_assert_eq(ring_turn(ring, 0), 0);
-	cr_assert_eq(ring_turn(ring, ring_now_ms(ring) + 30), 0);
-	cr_assert_geq(ring_now_ms(ring), before + 30);
+	for (int turns = 0; ring_now_ms(ring) < before + 30; turns++) { /* one, but a signal may end it early */
+		cr_assert_eq(ring_turn(ring, before + 30), 0);
+		cr_assert_lt(turns, 10);
+	}
 	ring_close(NULL);
 }
 
