@@ -20,7 +20,6 @@
 #define ASAN_UNPOISON_MEMORY_REGION(addr, size) ((void)(addr), (void)(size))
 #endif
 #ifndef VALGRIND_MAKE_MEM_UNDEFINED
-#define VALGRIND_MAKE_MEM_DEFINED(addr, size) ((void)(addr), (void)(size))
 #define VALGRIND_MAKE_MEM_UNDEFINED(addr, size) ((void)(addr), (void)(size))
 #endif
 
@@ -85,12 +84,6 @@ struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size)
 	c->start = c->end = 0;
 	bufs->lent[size]++;
 	return c;
-}
-
-void chunk_received(struct chunk *c, size_t n)
-{
-	c->end = (uint32_t)n;
-	VALGRIND_MAKE_MEM_DEFINED(c->data, n);
 }
 
 void chunk_put(struct bufs *bufs, struct chunk *c)

@@ -60,9 +60,6 @@ struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size);
 void chunk_fail_nth(unsigned long nth, unsigned long count);
 #endif
 
-/* The kernel has put n bytes into an empty chunk, behind the back of valgrind. */
-void chunk_received(struct chunk *chunk, size_t n);
-
 /* Gives a chunk back; chunk_put(bufs, NULL) is fine. */
 void chunk_put(struct bufs *bufs, struct chunk *chunk);
 
