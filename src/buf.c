@@ -248,6 +248,21 @@ struct chunk *queue_front(struct queue *q, struct bufs *bufs)
 	return q->head;
 }
 
+const unsigned char *queue_at(const struct queue *q, size_t offset, size_t n, size_t *here)
+{
+	const struct chunk *c = q->head;
+
+	assert(n > 0 && offset + n <= q->bytes);
+	while (offset >= c->end - c->start) {
+		offset -= c->end - c->start;
+		c = c->next;
+	}
+	*here = c->end - c->start - offset;
+	if (*here > n)
+		*here = n;
+	return c->data + c->start + offset;
+}
+
 void queue_clear(struct queue *q, struct bufs *bufs)
 {
 	for (struct chunk *c = q->head, *next; c; c = next) {

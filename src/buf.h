@@ -96,6 +96,12 @@ int queue_write(struct queue *queue, struct bufs *bufs, const void *data, size_t
 /* The first chunk with bytes in it (empty ones before it are dropped), or NULL. */
 struct chunk *queue_front(struct queue *queue, struct bufs *bufs);
 
+/*
+ * The bytes at an offset of the queue, without taking them out: a pointer to them, and in *here how many of the n lie together (at least one).
+ * offset + n <= queue->bytes, n > 0.
+ */
+const unsigned char *queue_at(const struct queue *queue, size_t offset, size_t n, size_t *here);
+
 /* Drops everything. */
 void queue_clear(struct queue *queue, struct bufs *bufs);
 

@@ -330,42 +330,25 @@ static enum record_result inplace_close(struct record *r)
 static void peek(const struct queue *q, size_t offset, void *to, size_t n)
 {
 	unsigned char *out = to;
+	size_t here;
 
-	for (const struct chunk *c = q->head; c && n > 0; c = c->next) {
-		size_t here = c->end - c->start;
+	for (; n > 0; out += here, offset += here, n -= here) {
+		const unsigned char *from = queue_at(q, offset, n, &here);
 
-		if (offset >= here) {
-			offset -= here;
-			continue;
-		}
-		here -= offset;
-		if (here > n)
-			here = n;
-		memcpy(out, c->data + c->start + offset, here);
-		out += here;
-		n -= here;
-		offset = 0;
+		memcpy(out, from, here);
 	}
 }
 
 /* Decrypts n bytes at an offset of the queue to `to`. */
 static bool open_content(struct inplace *p, const struct queue *from, size_t offset, size_t n, unsigned char *to)
 {
-	for (const struct chunk *c = from->head; c && n > 0; c = c->next) {
-		size_t here = c->end - c->start;
+	size_t here;
 
-		if (offset >= here) {
-			offset -= here;
-			continue;
-		}
-		here -= offset;
-		if (here > n)
-			here = n;
-		if (!aead_update(p->rx.aead, to, c->data + c->start + offset, here))
+	for (; n > 0; to += here, offset += here, n -= here) {
+		const unsigned char *piece = queue_at(from, offset, n, &here);
+
+		if (!aead_update(p->rx.aead, to, piece, here))
 			return false;
-		to += here;
-		n -= here;
-		offset = 0;
 	}
 	return true;
 }
@@ -573,7 +556,7 @@ static enum record_result inplace_open(struct record *r, struct queue *plain, si
 	enum record_result result = RECORD_OK;
 
 	while (result == RECORD_OK && r->in->bytes >= HEADER) {
-		unsigned char header[HEADER], alert;
+		unsigned char header[HEADER] = { 0 }, alert;
 		size_t body;
 
 		peek(r->in, 0, header, HEADER);
