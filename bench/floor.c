@@ -19,11 +19,11 @@ enum {
 	SQ_ENTRIES = 1024,
 	CQ_ENTRIES = 16384,
 	GROUP = 0,
-	BATCH = 16,		/* buffers one sendmsg takes */
+	BATCH = 16, /* buffers one sendmsg takes */
 	BUFFERS_MAX = 4096,
 };
 
-enum op { ACCEPT, CONNECT, RECV, SEND };	/* the low bits of user_data; the rest is the half's address */
+enum op { ACCEPT, CONNECT, RECV, SEND }; /* the low bits of user_data; the rest is the half's address */
 
 /* A filled buffer on its way out. Each buffer is in one queue at most, so the links can be an array by buffer number. */
 static struct {
@@ -37,8 +37,8 @@ struct half {
 	struct conn *conn;
 	struct half *other;
 	struct half *next_starved;
-	int first, last;	/* queue of filled buffers, -1: empty */
-	unsigned sending;	/* how many buffers the send in flight holds */
+	int first, last;  /* queue of filled buffers, -1: empty */
+	unsigned sending; /* how many buffers the send in flight holds */
 	bool reading, eof, finished, starved;
 	struct msghdr msg;
 	struct iovec iov[BATCH];
@@ -104,8 +104,8 @@ static void send_queued(struct half *h)
 
 	h->sending = 0;
 	for (int b = h->first; b >= 0 && h->sending < BATCH; b = filled[b].next)
-		h->iov[h->sending++] = (struct iovec){ memory + (size_t)b * buffer_size, filled[b].len };
-	h->msg = (struct msghdr){ .msg_iov = h->iov, .msg_iovlen = h->sending };
+		h->iov[h->sending++] = (struct iovec){memory + (size_t)b * buffer_size, filled[b].len};
+	h->msg = (struct msghdr){.msg_iov = h->iov, .msg_iovlen = h->sending};
 	sqe = submission(h);
 	io_uring_prep_sendmsg(sqe, h->other->fd, &h->msg, MSG_NOSIGNAL | MSG_WAITALL);
 	tag(sqe, h, SEND);
@@ -125,7 +125,7 @@ static void queue_buffer(struct half *h, int b, unsigned len)
 static void buffer_back(int b)
 {
 	io_uring_buf_ring_add(buffers, memory + (size_t)b * buffer_size, buffer_size, (unsigned short)b,
-			      io_uring_buf_ring_mask(buffer_count), 0);
+	                      io_uring_buf_ring_mask(buffer_count), 0);
 	io_uring_buf_ring_advance(buffers, 1);
 	buffers_free++;
 }
@@ -254,7 +254,7 @@ static void half_init(struct half *h, struct conn *c, int fd, struct half *other
 	h->conn = c;
 	h->other = other;
 	h->first = h->last = -1;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 }
 
 static void on_accept(int listener, int fd, unsigned flags)
@@ -314,7 +314,7 @@ static void feed_starved(void)
 
 static void buffers_init(void)
 {
-	struct io_uring_buf_reg reg = { .ring_entries = buffer_count, .bgid = GROUP };
+	struct io_uring_buf_reg reg = {.ring_entries = buffer_count, .bgid = GROUP};
 
 	if (buffer_count & (buffer_count - 1))
 		die("floor: the number of buffers must be a power of two");
@@ -331,10 +331,10 @@ static void buffers_init(void)
 
 static int listen_on(uint16_t port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)) ||
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) ||
 	    bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 4096))
 		die("floor: port %u: %s", port, strerror(errno));
 	return fd;
@@ -363,7 +363,8 @@ static void serve(int listener)
 
 		if (error < 0 && error != -EINTR)
 			die("floor: io_uring: %s", strerror(-error));
-		io_uring_for_each_cqe(&ring, head, cqe) {
+		io_uring_for_each_cqe(&ring, head, cqe)
+		{
 			on_completion(listener, cqe);
 			n++;
 		}
@@ -378,8 +379,9 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		die("usage: floor PORT ORIGIN_PORT [BUFFER_KIB [BUFFERS]]");
-	origin_address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-					       .sin_port = htons((uint16_t)number("ORIGIN_PORT", argv[2], 65535)) };
+	origin_address = (struct sockaddr_in){.sin_family = AF_INET,
+	                                      .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	                                      .sin_port = htons((uint16_t)number("ORIGIN_PORT", argv[2], 65535))};
 	if (argc > 3)
 		buffer_size = (unsigned)number("BUFFER_KIB", argv[3], 1024) << 10;
 	if (argc > 4)

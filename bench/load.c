@@ -22,12 +22,12 @@
 
 enum {
 	HEAD_MAX = 2048,
-	CHUNK = 1 << 16,	/* read size; writes take a whole record each */
-	TURN_BYTES = 1 << 20,	/* one connection's share before the others get their turn */
+	CHUNK = 1 << 16,      /* read size; writes take a whole record each */
+	TURN_BYTES = 1 << 20, /* one connection's share before the others get their turn */
 	CONNECTIONS_MAX = 20000,
-	OPENING_MAX = 32,	/* connections that mode idle sets up at a time: resting memory is asked for, not that of a storm */
-	STALL_S = 10,		/* no unit of work for so long: something hangs */
-	LATE_MAX = 64,		/* requests that may wait for one busy connection in mode rate */
+	OPENING_MAX = 32, /* connections that mode idle sets up at a time: resting memory is asked for, not that of a storm */
+	STALL_S = 10,     /* no unit of work for so long: something hangs */
+	LATE_MAX = 64,    /* requests that may wait for one busy connection in mode rate */
 };
 
 enum state { CONNECTING, HANDSHAKE, SENDING, RECEIVING, RESTING, CLOSING };
@@ -36,16 +36,16 @@ struct client {
 	int fd;
 	enum state state;
 	SSL *ssl;
-	SSL_SESSION *session;	/* what the next connection of this slot resumes */
-	bool served;		/* has had a first unit of work */
-	bool queued;		/* on the list of clients whose turn was cut short */
-	uint32_t events;	/* what epoll watches for */
-	uint64_t begun_ns;	/* when this unit of work was due or begun */
+	SSL_SESSION *session; /* what the next connection of this slot resumes */
+	bool served;          /* has had a first unit of work */
+	bool queued;          /* on the list of clients whose turn was cut short */
+	uint32_t events;      /* what epoll watches for */
+	uint64_t begun_ns;    /* when this unit of work was due or begun */
 	uint64_t sent;
 	size_t head_len;
 	bool in_body;
 	uint64_t body_left, body_at;
-	uint64_t late[LATE_MAX];	/* mode rate: when the waiting requests were due */
+	uint64_t late[LATE_MAX]; /* mode rate: when the waiting requests were due */
 	unsigned late_first, late_count;
 	char head[HEAD_MAX];
 };
@@ -53,31 +53,42 @@ struct client {
 /* A mode is a few facts about what a unit of work is. */
 struct mode {
 	const char *name, *help;
-	bool upload;		/* POST instead of GET */
-	bool reconnect;		/* each request on a connection of its own */
+	bool upload;    /* POST instead of GET */
+	bool reconnect; /* each request on a connection of its own */
 	bool resume;
-	bool rest;		/* stop after the first request and hold the connection */
-	bool paced;		/* requests start by the clock, not by the last reply */
-	bool verify;		/* compare every byte */
-	uint64_t size;		/* of the body, when --size does not say */
+	bool rest;     /* stop after the first request and hold the connection */
+	bool paced;    /* requests start by the clock, not by the last reply */
+	bool verify;   /* compare every byte */
+	uint64_t size; /* of the body, when --size does not say */
 };
 
 static const struct mode modes[] = {
-	{ .name = "requests", .help = "small GETs on kept connections", .size = 1 << 10 },
-	{ .name = "bulk", .help = "large GETs on kept connections", .size = 8 << 20 },
-	{ .name = "upload", .help = "large POSTs on kept connections", .upload = true, .size = 8 << 20 },
-	{ .name = "full", .help = "a new connection, a full handshake and one GET each", .reconnect = true, .size = 1 << 10 },
-	{ .name = "resumed", .help = "the same with resumed sessions", .reconnect = true, .resume = true, .size = 1 << 10 },
-	{ .name = "idle", .help = "connect, one GET, then rest", .rest = true, .size = 1 << 10 },
-	{ .name = "rate", .help = "GETs at --rate per second, latency counted from when each was due", .paced = true, .size = 1 << 10 },
-	{ .name = "check", .help = "one large GET on each connection, every byte compared", .rest = true, .verify = true, .size = 8 << 20 },
-	{ .name = "check-up", .help = "one large POST on each, every byte compared by the origin",
-	  .rest = true, .verify = true, .upload = true, .size = 8 << 20 },
+	{.name = "requests", .help = "small GETs on kept connections", .size = 1 << 10},
+	{.name = "bulk", .help = "large GETs on kept connections", .size = 8 << 20},
+	{.name = "upload", .help = "large POSTs on kept connections", .upload = true, .size = 8 << 20},
+	{.name = "full", .help = "a new connection, a full handshake and one GET each", .reconnect = true, .size = 1 << 10},
+	{.name = "resumed", .help = "the same with resumed sessions", .reconnect = true, .resume = true, .size = 1 << 10},
+	{.name = "idle", .help = "connect, one GET, then rest", .rest = true, .size = 1 << 10},
+	{.name = "rate",
+         .help = "GETs at --rate per second, latency counted from when each was due",
+         .paced = true,
+         .size = 1 << 10},
+	{.name = "check",
+         .help = "one large GET on each connection, every byte compared",
+         .rest = true,
+         .verify = true,
+         .size = 8 << 20},
+	{.name = "check-up",
+         .help = "one large POST on each, every byte compared by the origin",
+         .rest = true,
+         .verify = true,
+         .upload = true,
+         .size = 8 << 20},
 };
 
 static const struct mode *mode;
-static SSL_CTX *tls;		/* NULL: plain TCP */
-static struct sockaddr_in target = { .sin_family = AF_INET };
+static SSL_CTX *tls; /* NULL: plain TCP */
+static struct sockaddr_in target = {.sin_family = AF_INET};
 static unsigned connections = 1;
 static double seconds = 2, warmup_s = 0.3;
 static uint64_t rate = 1000, body_size, last_unit_ns;
@@ -101,14 +112,10 @@ static ssize_t tls_result(struct client *c, int ret)
 {
 	switch (SSL_get_error(c->ssl, ret)) {
 	case SSL_ERROR_WANT_READ:
-	case SSL_ERROR_WANT_WRITE:
-		return -EAGAIN;
-	case SSL_ERROR_ZERO_RETURN:
-		return 0;
-	case SSL_ERROR_SYSCALL:
-		return errno ? -errno : -ECONNABORTED;
-	default:
-		return -EPROTO;
+	case SSL_ERROR_WANT_WRITE: return -EAGAIN;
+	case SSL_ERROR_ZERO_RETURN: return 0;
+	case SSL_ERROR_SYSCALL: return errno ? -errno : -ECONNABORTED;
+	default: return -EPROTO;
 	}
 }
 
@@ -149,7 +156,7 @@ static ssize_t io_write(struct client *c, const void *from, size_t size)
 /* While we want to write nothing is read, so that waiting tickets cannot wake us again and again. */
 static void watch(struct client *c, uint32_t events)
 {
-	struct epoll_event e = { .events = events, .data.ptr = c };
+	struct epoll_event e = {.events = events, .data.ptr = c};
 
 	if (c->events == events)
 		return;
@@ -172,9 +179,9 @@ static void request_begin(struct client *c, uint64_t when)
 /* Ports rest a minute after use: a source address for each slot keeps the search for a free one out of what is measured. */
 static void own_source(struct client *c)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001u + (uint32_t)(c - clients)) };
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001u + (uint32_t)(c - clients))};
 
-	setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){ 1 }, sizeof(int));
+	setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
 	if (bind(c->fd, (struct sockaddr *)&a, sizeof(a)))
 		die("load: bind: %s", strerror(errno));
 }
@@ -184,7 +191,7 @@ static void client_open(struct client *c)
 	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0)
 		die("load: socket: %s", strerror(errno));
-	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	if (mode->reconnect)
 		own_source(c);
 	if (connect(c->fd, (struct sockaddr *)&target, sizeof(target)) && errno != EINPROGRESS)
@@ -235,7 +242,7 @@ static void note_negotiated(SSL *ssl)
 		return;
 	SSL_get_peer_signature_type_nid(ssl, &nid);
 	snprintf(done.negotiated, sizeof(done.negotiated), "%s %s %s %s", SSL_get_version(ssl), SSL_get_cipher_name(ssl),
-		 OBJ_nid2sn((int)SSL_get_negotiated_group(ssl)), nid == NID_undef ? "-" : OBJ_nid2sn(nid));
+	         OBJ_nid2sn((int)SSL_get_negotiated_group(ssl)), nid == NID_undef ? "-" : OBJ_nid2sn(nid));
 }
 
 static ssize_t step_handshake(struct client *c)
@@ -274,7 +281,7 @@ static ssize_t step_send(struct client *c)
 	if (c->sent < total)
 		return n;
 	c->state = RECEIVING;
-	return -EAGAIN;		/* epoll will say when the reply is there; asking the socket now would be a call for nothing */
+	return -EAGAIN; /* epoll will say when the reply is there; asking the socket now would be a call for nothing */
 }
 
 /* Whether this is the reply that was asked for. */
@@ -313,7 +320,8 @@ static ssize_t take_body(struct client *c, const unsigned char *data, size_t len
 	size_t compare = mode->verify || len <= 1024 ? len : 64;
 	const unsigned char *expected = pattern + c->body_at % PATTERN_SIZE;
 
-	if (len > c->body_left || memcmp(data, expected, compare) || memcmp(data + len - compare, expected + len - compare, compare))
+	if (len > c->body_left || memcmp(data, expected, compare) ||
+	    memcmp(data + len - compare, expected + len - compare, compare))
 		return -EBADMSG;
 	c->body_at += len;
 	c->body_left -= len;
@@ -399,15 +407,11 @@ static ssize_t unit_done(struct client *c)
 }
 
 static ssize_t (*const steps[])(struct client *) = {
-	[CONNECTING] = step_connect,
-	[HANDSHAKE] = step_handshake,
-	[SENDING] = step_send,
-	[RECEIVING] = step_receive,
-	[RESTING] = step_rest,
-	[CLOSING] = step_close,
+	[CONNECTING] = step_connect, [HANDSHAKE] = step_handshake, [SENDING] = step_send,
+	[RECEIVING] = step_receive,  [RESTING] = step_rest,        [CLOSING] = step_close,
 };
 
-static const char *const state_names[] = { "connecting", "shaking hands", "sending", "receiving", "resting", "closing" };
+static const char *const state_names[] = {"connecting", "shaking hands", "sending", "receiving", "resting", "closing"};
 
 static void client_fail(struct client *c, ssize_t error)
 {
@@ -473,7 +477,8 @@ static void pace(uint64_t now)
 			c->late[(c->late_first + c->late_count++) % LATE_MAX] = pace_next_ns;
 		} else {
 			if (!done.errors++)
-				snprintf(done.first_error, sizeof(done.first_error), "more than %d requests behind on a connection", LATE_MAX);
+				snprintf(done.first_error, sizeof(done.first_error),
+				         "more than %d requests behind on a connection", LATE_MAX);
 		}
 	}
 }
@@ -489,7 +494,7 @@ static uint64_t next_event(uint64_t now, uint64_t end)
 static void poll_once(uint64_t wait_ns)
 {
 	struct epoll_event ready[512];
-	struct timespec wait = { (time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u) };
+	struct timespec wait = {(time_t)(wait_ns / 1000000000u), (long)(wait_ns % 1000000000u)};
 	int n = epoll_pwait2(epoll_fd, ready, 512, &wait, NULL);
 
 	for (int i = 0; i < n; i++) {
@@ -542,9 +547,9 @@ static void report(double elapsed)
 {
 	printf("{\"mode\": \"%s\", \"units\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"errors\": %llu, \"error\": \"%s\", "
 	       "\"handshakes\": %llu, \"resumed\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, \"negotiated\": \"%s\"}\n",
-	       mode->name, (unsigned long long)done.units, (unsigned long long)done.bytes, elapsed, (unsigned long long)done.errors,
-	       done.first_error, (unsigned long long)done.handshakes, (unsigned long long)done.resumed, latency_at(0.5),
-	       latency_at(0.99), done.negotiated);
+	       mode->name, (unsigned long long)done.units, (unsigned long long)done.bytes, elapsed,
+	       (unsigned long long)done.errors, done.first_error, (unsigned long long)done.handshakes,
+	       (unsigned long long)done.resumed, latency_at(0.5), latency_at(0.99), done.negotiated);
 	fflush(stdout);
 }
 
@@ -580,8 +585,9 @@ static SSL_CTX *tls_context(void)
 {
 	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 
-	if (!ctx || !SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) || !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") ||
-	    !SSL_CTX_set1_groups_list(ctx, "X25519") || !SSL_CTX_set1_sigalgs_list(ctx, "ECDSA+SHA256"))
+	if (!ctx || !SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
+	    !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") || !SSL_CTX_set1_groups_list(ctx, "X25519") ||
+	    !SSL_CTX_set1_sigalgs_list(ctx, "ECDSA+SHA256"))
 		die("load: cannot set up TLS: %s", ERR_reason_error_string(ERR_get_error()));
 	SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	if (mode->rest)
@@ -597,7 +603,8 @@ static SSL_CTX *tls_context(void)
 
 static void usage(void)
 {
-	printf("usage: load MODE --port PORT [--address IPV4] [--plain] [--connections N] [--seconds S] [--warmup S] [--rate N] [--size BYTES]\n");
+	printf("usage: load MODE --port PORT [--address IPV4] [--plain] [--connections N] [--seconds S] [--warmup S] [--rate N] "
+	       "[--size BYTES]\n");
 	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++)
 		printf("  %-9s %s\n", modes[i].name, modes[i].help);
 	exit(0);
@@ -626,9 +633,9 @@ static double duration(const char *what, const char *text)
 static bool arguments(int argc, char **argv)
 {
 	static const struct option names[] = {
-		{ "port", 1, NULL, 'p' }, { "address", 1, NULL, 'a' }, { "plain", 0, NULL, 'x' }, { "connections", 1, NULL, 'c' },
-		{ "seconds", 1, NULL, 's' }, { "warmup", 1, NULL, 'w' }, { "rate", 1, NULL, 'r' }, { "size", 1, NULL, 'z' },
-		{ "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
+		{"port", 1, NULL, 'p'},    {"address", 1, NULL, 'a'}, {"plain", 0, NULL, 'x'}, {"connections", 1, NULL, 'c'},
+		{"seconds", 1, NULL, 's'}, {"warmup", 1, NULL, 'w'},  {"rate", 1, NULL, 'r'},  {"size", 1, NULL, 'z'},
+		{"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0},
 	};
 	bool plain = false;
 
@@ -665,10 +672,10 @@ static void request_text(void)
 
 	if (mode->upload)
 		get_len = (size_t)snprintf(get_head, sizeof(get_head), "POST /%s HTTP/1.1\r\n%sContent-Length: %llu\r\n\r\n",
-					   mode->verify ? "verify" : "sink", host, (unsigned long long)body_size);
+		                           mode->verify ? "verify" : "sink", host, (unsigned long long)body_size);
 	else
 		get_len = (size_t)snprintf(get_head, sizeof(get_head), "GET /%lluk HTTP/1.1\r\n%s\r\n",
-					   (unsigned long long)body_size >> 10, host);
+		                           (unsigned long long)body_size >> 10, host);
 }
 
 int main(int argc, char **argv)

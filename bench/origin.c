@@ -17,17 +17,17 @@
 #include <unistd.h>
 
 enum {
-	HEAD_MAX = 2048,	/* of a request's head: our own load generator sends under 100 bytes */
+	HEAD_MAX = 2048, /* of a request's head: our own load generator sends under 100 bytes */
 	RECV_SIZE = 1 << 20,
-	TURN_BYTES = 8 << 20,	/* one connection's share before the others get their turn */
+	TURN_BYTES = 8 << 20, /* one connection's share before the others get their turn */
 };
 
 struct conn {
 	int fd;
-	uint32_t events;	/* what epoll watches for */
+	uint32_t events; /* what epoll watches for */
 	size_t head_len;
 	char head[HEAD_MAX];
-	uint64_t sink_left;	/* request body still to come */
+	uint64_t sink_left; /* request body still to come */
 	uint64_t sink_at;
 	bool verify;
 	bool differs;
@@ -53,8 +53,8 @@ static bool path_size(const char *path, uint64_t *size)
 
 static void reply(struct conn *c, const char *status, uint64_t body_len)
 {
-	c->reply_len = (size_t)snprintf(c->reply, sizeof(c->reply), "HTTP/1.1 %s\r\nContent-Length: %llu\r\n\r\n",
-					status, (unsigned long long)body_len);
+	c->reply_len = (size_t)snprintf(c->reply, sizeof(c->reply), "HTTP/1.1 %s\r\nContent-Length: %llu\r\n\r\n", status,
+	                                (unsigned long long)body_len);
 	c->reply_sent = 0;
 	c->body_len = body_len;
 	c->body_sent = 0;
@@ -140,8 +140,8 @@ static ssize_t send_reply(struct conn *c)
 {
 	uint64_t left = c->body_len - c->body_sent;
 	struct iovec part[2] = {
-		{ c->reply + c->reply_sent, c->reply_len - c->reply_sent },
-		{ pattern + c->body_sent % PATTERN_SIZE, left < PATTERN_SIZE ? (size_t)left : PATTERN_SIZE },
+		{c->reply + c->reply_sent, c->reply_len - c->reply_sent},
+		{pattern + c->body_sent % PATTERN_SIZE, left < PATTERN_SIZE ? (size_t)left : PATTERN_SIZE},
 	};
 	ssize_t n = writev(c->fd, part, 2);
 	size_t head;
@@ -158,7 +158,7 @@ static ssize_t send_reply(struct conn *c)
 
 static void watch(struct conn *c, uint32_t events)
 {
-	struct epoll_event e = { .events = events, .data.ptr = c };
+	struct epoll_event e = {.events = events, .data.ptr = c};
 
 	if (c->events == events)
 		return;
@@ -211,7 +211,7 @@ static void accept_all(int listener)
 
 		if (fd < 0)
 			return;
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 		c = calloc(1, sizeof(*c));
 		if (!c) {
 			close(fd);
@@ -224,12 +224,13 @@ static void accept_all(int listener)
 
 static int listen_on(unsigned long port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(a);
-	struct epoll_event e = { .events = EPOLLIN };
+	struct epoll_event e = {.events = EPOLLIN};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)) ||
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) ||
 	    bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 4096) || getsockname(fd, (struct sockaddr *)&a, &len))
 		die("origin: port %lu: %s", port, strerror(errno));
 	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e))

@@ -77,13 +77,13 @@ struct page {
 };
 
 static const struct page pages[] = {
-	{ "/", "text/html; charset=utf-8", page_status },
-	{ "/metrics", "text/plain; version=0.0.4; charset=utf-8", page_metrics },
-	{ "/health", "text/plain; charset=utf-8", page_health },
+	{"/", "text/html; charset=utf-8", page_status},
+	{"/metrics", "text/plain; version=0.0.4; charset=utf-8", page_metrics},
+	{"/health", "text/plain; charset=utf-8", page_health},
 };
 
-static const struct page unknown = { NULL, "text/plain; charset=utf-8", page_unknown };
-static const struct page refused = { NULL, "text/plain; charset=utf-8", page_refused };
+static const struct page unknown = {NULL, "text/plain; charset=utf-8", page_unknown};
+static const struct page refused = {NULL, "text/plain; charset=utf-8", page_refused};
 
 static const struct page *page_find(const char *path)
 {
@@ -98,11 +98,11 @@ static const struct page *page_find(const char *path)
 static bool add_headers(struct MHD_Response *response, const struct page *page)
 {
 	static const char *const common[][2] = {
-		{ "Cache-Control", "no-store" },
-		{ "X-Content-Type-Options", "nosniff" },
-		{ "Referrer-Policy", "no-referrer" },
-		{ "Content-Security-Policy",
-		  "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" },
+		{"Cache-Control", "no-store"},
+		{"X-Content-Type-Options", "nosniff"},
+		{"Referrer-Policy", "no-referrer"},
+		{"Content-Security-Policy",
+	         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
 	};
 	bool added = MHD_add_response_header(response, "Content-Type", page->type) == MHD_YES;
 
@@ -150,7 +150,7 @@ static enum MHD_Result answer(struct admin *admin, struct MHD_Connection *connec
 
 /* libmicrohttpd calls this once with the head, then for each piece of a body, and at the end with none left. */
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *path, const char *method,
-				  const char *version, const char *upload, size_t *upload_size, void **seen)
+                                  const char *version, const char *upload, size_t *upload_size, void **seen)
 {
 	struct admin *admin = arg;
 
@@ -192,7 +192,7 @@ static const struct addr *choose(const struct addr_list *list, const char *addre
 /* Returns NULL or what is wrong. */
 static const char *look_up(const char *address, struct addr *addr)
 {
-	struct addr_list list = { 0 };
+	struct addr_list list = {0};
 	int error = addr_resolve(address, ADDR_ACTIVE, &list);
 	const struct addr *chosen = choose(&list, address);
 
@@ -224,8 +224,8 @@ static int listen_on(const struct addr *addr)
 
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)) == 0 &&
-	    bind(fd, &addr->sa, addr->len) == 0 && listen(fd, BACKLOG) == 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) == 0 && bind(fd, &addr->sa, addr->len) == 0 &&
+	    listen(fd, BACKLOG) == 0)
 		return fd;
 	error = -errno;
 	close(fd);
@@ -241,13 +241,10 @@ static struct MHD_Daemon *start_daemon(struct admin *admin, int fd)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, admin,
-				  MHD_OPTION_EXTERNAL_LOGGER, on_complaint, NULL,
-				  MHD_OPTION_LISTEN_SOCKET, fd,
-				  MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS,
-				  MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)IDLE_S,
-				  MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY,
-				  MHD_OPTION_END);
+	daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, admin, MHD_OPTION_EXTERNAL_LOGGER, on_complaint, NULL,
+	                          MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS,
+	                          MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+	                          (size_t)MEMORY, MHD_OPTION_END);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return daemon;
 }
@@ -267,7 +264,7 @@ static int open_endpoint(struct admin *admin, const struct addr *addr)
 struct admin *admin_start(const char *address)
 {
 	struct admin *admin;
-	struct addr addr = { 0 };
+	struct addr addr = {0};
 	int error;
 
 	if (!resolve(address, &addr))

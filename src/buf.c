@@ -23,10 +23,10 @@
 #define VALGRIND_MAKE_MEM_UNDEFINED(addr, size) ((void)(addr), (void)(size))
 #endif
 
-static const size_t chunk_bytes[CHUNK_SIZES] = { CHUNK_SMALL_BYTES, CHUNK_BIG_BYTES };
+static const size_t chunk_bytes[CHUNK_SIZES] = {CHUNK_SMALL_BYTES, CHUNK_BIG_BYTES};
 
 /* Free chunks beyond this many go back to the allocator, so that a burst does not stay resident. */
-static const size_t keep[CHUNK_SIZES] = { 512, 32 };
+static const size_t keep[CHUNK_SIZES] = {512, 32};
 
 #ifdef RING_FAULTS
 static struct {
@@ -146,7 +146,7 @@ void queue_move(struct queue *to, struct queue *from)
 		to->head = from->head;
 	to->tail = from->tail;
 	to->bytes += from->bytes;
-	*from = (struct queue){ 0 };
+	*from = (struct queue){0};
 }
 
 void queue_join(struct queue *to, struct queue *from, struct bufs *bufs)
@@ -269,5 +269,5 @@ void queue_clear(struct queue *q, struct bufs *bufs)
 		next = c->next;
 		chunk_put(bufs, c);
 	}
-	*q = (struct queue){ 0 };
+	*q = (struct queue){0};
 }

@@ -26,8 +26,8 @@ enum {
 struct chunk {
 	struct chunk *next;
 	uint32_t start, end; /* the bytes in use */
-	uint32_t room;	     /* size of data */
-	uint32_t size;	     /* enum chunk_size */
+	uint32_t room;       /* size of data */
+	uint32_t size;       /* enum chunk_size */
 	unsigned char data[];
 };
 

@@ -30,8 +30,8 @@ enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
 
 /* The options before the first section. */
 struct globals {
-	const char *output; /* log file or NULL */
-	const char *pid;    /* pid file or NULL */
+	const char *output;  /* log file or NULL */
+	const char *pid;     /* pid file or NULL */
 	const char *service; /* syslog ident, default "stunnel" */
 	const char *chroot, *setuid, *setgid;
 	struct texts set_env; /* NAME=VALUE, applied by config_load() as it reads */
@@ -42,16 +42,16 @@ struct globals {
 	int facility; /* LOG_DAEMON ... */
 
 	/* Extensions of tlsplice */
-	int workers;	   /* 0 = auto: one per CPU this process may run on */
-	int drain_s;	   /* TERM lets connections finish for so long; 0 = drop at once */
+	int workers;       /* 0 = auto: one per CPU this process may run on */
+	int drain_s;       /* TERM lets connections finish for so long; 0 = drop at once */
 	const char *admin; /* [host:]port of the status page, or NULL */
 };
 
 /* A [section]: one service. */
 struct section {
 	struct section *next;
-	unsigned index;	       /* position in the file, from 0 */
-	const char *name;      /* what logs, session id context and metrics call it: [name], or its `service` */
+	unsigned index;          /* position in the file, from 0 */
+	const char *name;        /* what logs, session id context and metrics call it: [name], or its `service` */
 	const char *config_line; /* where it starts, "FILE:LINE", for messages */
 
 	/* endpoints */
@@ -67,18 +67,18 @@ struct section {
 	const char *key;   /* file; NULL = the first cert file */
 	const char *ciphers, *ciphersuites, *curves;
 	uint64_t options_set, options_clear; /* SSL_OP_ bits */
-	int min_version, max_version;	     /* TLS1_2_VERSION ...; 0 = no limit */
-	int security_level;		     /* -1 = not configured: max(OpenSSL's, 2) */
-	struct texts config;		     /* SSL_CONF_cmd "command[:parameter]" */
-	const char *sni;		     /* client mode: name to send; "" = none; NULL = first connect host */
+	int min_version, max_version;        /* TLS1_2_VERSION ...; 0 = no limit */
+	int security_level;                  /* -1 = not configured: max(OpenSSL's, 2) */
+	struct texts config;                 /* SSL_CONF_cmd "command[:parameter]" */
+	const char *sni;                     /* client mode: name to send; "" = none; NULL = first connect host */
 	bool renegotiation;
 	bool session_resume;
-	bool inplace; /* extension: records without OpenSSL once the handshake is over */
-	long session_cache_size;  /* sessions; <= 0 = unlimited */
+	bool inplace;            /* extension: records without OpenSSL once the handshake is over */
+	long session_cache_size; /* sessions; <= 0 = unlimited */
 	long session_cache_timeout_s;
 
 	/* life of a connection */
-	bool reset; /* RST on error */
+	bool reset;                                                             /* RST on error */
 	int timeout_busy_s, timeout_close_s, timeout_connect_s, timeout_idle_s; /* negative: for ever */
 	struct sockopts socket[SOCK_ROLES];
 	size_t stack; /* bytes of a conversation's stack */
@@ -102,8 +102,9 @@ struct config {
 
 /* Where the configuration comes from. */
 struct config_source {
-	const char *path; /* as given on the command line; NULL = read `fd`. A relative one keeps the meaning it had at the first load. */
-	int fd;		  /* a regular file is read from where the descriptor stands, which is not moved: a reload reads it again */
+	const char *
+		path; /* as given on the command line; NULL = read `fd`. A relative one keeps the meaning it had at the first load. */
+	int fd;       /* a regular file is read from where the descriptor stands, which is not moved: a reload reads it again */
 };
 
 /*

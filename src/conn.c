@@ -41,8 +41,9 @@ unsigned conn_list(struct worker *w, unsigned number)
 	list_each(it, next, &w->live) {
 		struct conn *c = container_of(it, struct conn, live);
 
-		log_write(LOG_EMERG, NULL, "Active connection %u: Service [%s], %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ++number,
-			  c->service->conf->name, (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
+		log_write(LOG_EMERG, NULL,
+		          "Active connection %u: Service [%s], %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ++number,
+		          c->service->conf->name, (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
 	}
 	return number;
 }
@@ -118,7 +119,7 @@ static void handshake_step(void *arg)
 /* Server mode: TLS accept; client mode: TLS connect. */
 static void tls_up(struct conn *c)
 {
-	struct handshake h = { .c = c, .progress = TLS_WANTS_BYTES };
+	struct handshake h = {.c = c, .progress = TLS_WANTS_BYTES};
 	struct end *e = conn_tls_end(c);
 	struct stats *stats = c->service->stats;
 
@@ -219,18 +220,10 @@ static void set_id(struct conn *c)
 	unsigned long long serial = atomic_fetch_add_explicit(&next_serial, 1, memory_order_relaxed);
 
 	switch (c->service->conf->log_id) {
-	case LOG_ID_UNIQUE:
-		unique_id(c->id);
-		break;
-	case LOG_ID_THREAD:
-		snprintf(c->id, sizeof(c->id), "%d", gettid());
-		break;
-	case LOG_ID_PROCESS:
-		snprintf(c->id, sizeof(c->id), "%d", getpid());
-		break;
-	case LOG_ID_SEQUENTIAL:
-		decimal(c->id, serial);
-		break;
+	case LOG_ID_UNIQUE: unique_id(c->id); break;
+	case LOG_ID_THREAD: snprintf(c->id, sizeof(c->id), "%d", gettid()); break;
+	case LOG_ID_PROCESS: snprintf(c->id, sizeof(c->id), "%d", getpid()); break;
+	case LOG_ID_SEQUENTIAL: decimal(c->id, serial); break;
 	}
 }
 
@@ -302,7 +295,8 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	set_id(c);
 	set_peer(c);
 	if (service->conf->debug >= LOG_DEBUG)
-		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd, addr_text(&c->peer, text));
+		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd,
+		          addr_text(&c->peer, text));
 	error = coro_start(w->coros, conn_live, c);
 	if (error) {
 		conn_log(c, LOG_ERR, "No stack for the connection: %s (%d)", strerror(-error), -error);
@@ -344,14 +338,9 @@ static void timer_expired(struct timer *timer)
 		c->expired = true;
 		interrupt(c);
 		break;
-	case CONN_RELAYING:
-		relay_expired(c);
-		break;
-	case CONN_LINGERING:
-		conn_close(c);
-		break;
-	case CONN_ENDING:
-		break;
+	case CONN_RELAYING: relay_expired(c); break;
+	case CONN_LINGERING: conn_close(c); break;
+	case CONN_ENDING: break;
 	}
 }
 
@@ -403,7 +392,8 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 	} else {
 		e->closed = true;
 		if (result->res != -ECANCELED)
-			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-result->res), -result->res);
+			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-result->res),
+			         -result->res);
 	}
 	switch (c->stage) {
 	case CONN_TALKING:
@@ -412,16 +402,12 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 		else
 			send_failed(c, result->res);
 		break;
-	case CONN_RELAYING:
-		relay_sent(e);
-		break;
+	case CONN_RELAYING: relay_sent(e); break;
 	case CONN_LINGERING:
 		if (e->tls)
 			linger_step(e);
 		break;
-	case CONN_ENDING:
-		conn_release(c);
-		break;
+	case CONN_ENDING: conn_release(c); break;
 	}
 }
 
@@ -462,7 +448,7 @@ static const char *ending_word(struct conn *c)
 
 static void end_close(struct conn *c, struct end *e, const char *name)
 {
-	static const struct linger abort_at_once = { .l_onoff = 1, .l_linger = 0 };
+	static const struct linger abort_at_once = {.l_onoff = 1, .l_linger = 0};
 
 	if (e->fd >= 0) {
 		if (reset_end(c, e))
@@ -511,7 +497,7 @@ void conn_finish(struct conn *c, enum conn_end how)
 
 	c->how = how;
 	conn_log(c, LOG_NOTICE, "Connection %s: %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ending_word(c),
-		 (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
+	         (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
 	if (how == CONN_RESET)
 		stats_add(&c->service->stats->failed, 1);
 	if (c->worker->stage != WORKER_STOPPING && c->tls.alert_sent && !e->closed && e->fd >= 0 &&
@@ -530,13 +516,8 @@ void conn_drop(struct conn *c)
 		conn_fail(c, CONN_CLOSED);
 		interrupt(c);
 		break;
-	case CONN_RELAYING:
-		conn_finish(c, CONN_CLOSED);
-		break;
-	case CONN_LINGERING:
-		conn_close(c);
-		break;
-	case CONN_ENDING:
-		break;
+	case CONN_RELAYING: conn_finish(c, CONN_CLOSED); break;
+	case CONN_LINGERING: conn_close(c); break;
+	case CONN_ENDING: break;
 	}
 }

@@ -28,12 +28,12 @@ struct end {
 	struct queue in;  /* received, not yet moved on */
 	struct queue out; /* waiting to be sent, or being sent */
 	struct conn *conn;
-	struct tls *tls;  /* NULL: plain */
-	bool many;	  /* the armed receive is a multishot one */
-	bool bulk;	  /* big receives, one at a time, instead of small ones as they come */
-	bool eof;	  /* nothing more will be received */
-	bool torn;	  /* because of a RST */
-	bool closed;	  /* nothing more may be sent: shut down, or broken */
+	struct tls *tls; /* NULL: plain */
+	bool many;       /* the armed receive is a multishot one */
+	bool bulk;       /* big receives, one at a time, instead of small ones as they come */
+	bool eof;        /* nothing more will be received */
+	bool torn;       /* because of a RST */
+	bool closed;     /* nothing more may be sent: shut down, or broken */
 };
 
 enum pump_state {
@@ -46,7 +46,7 @@ enum pump_state {
 struct pump {
 	struct end *from, *to;
 	uint64_t bytes; /* application bytes passed on */
-	bool more;	/* not everything that came in could be moved on */
+	bool more;      /* not everything that came in could be moved on */
 	enum pump_state state;
 };
 
@@ -57,10 +57,10 @@ enum conn_end {
 };
 
 enum conn_stage {
-	CONN_TALKING,	/* conn_live() runs on a coroutine */
-	CONN_RELAYING,	/* two pumps, no stack */
+	CONN_TALKING,   /* conn_live() runs on a coroutine */
+	CONN_RELAYING,  /* two pumps, no stack */
 	CONN_LINGERING, /* a last alert or answer goes out */
-	CONN_ENDING,	/* waiting for the ring to let go */
+	CONN_ENDING,    /* waiting for the ring to let go */
 };
 
 struct conn {
@@ -69,19 +69,19 @@ struct conn {
 	struct service *service;
 	enum conn_stage stage;
 	enum conn_end how;
-	bool failed; /* the first failure has been logged; every further step does nothing */
-	bool expired; /* by `timer` */
+	bool failed;       /* the first failure has been logged; every further step does nothing */
+	bool expired;      /* by `timer` */
 	const char *doing; /* what a deadline would interrupt: for its log line */
 	struct timer timer;
-	uint64_t active_ms; /* when bytes last moved */
+	uint64_t active_ms;  /* when bytes last moved */
 	uint64_t promote_at; /* bytes passed on that make a hand-over from OpenSSL worth its while */
 	enum tls_promotion promotion;
-	struct ring_wait wait; /* what the conversation waits for */
-	struct lookup *lookup; /* or this */
+	struct ring_wait wait;  /* what the conversation waits for */
+	struct lookup *lookup;  /* or this */
 	struct end front, back; /* accepted, dialled */
 	struct tls tls;
 	struct pump to_tls, to_plain;
-	struct addr peer;  /* the client's address */
+	struct addr peer;                       /* the client's address */
 	char destination[CONN_DESTINATION_MAX]; /* client mode with several upstreams: which one answered, for its session */
 	char id[CONN_ID_MAX];
 };

@@ -26,7 +26,7 @@ enum { DUMPABLE = 0 };
 
 unsigned process_limits(void)
 {
-	struct rlimit core = { 0, 0 };
+	struct rlimit core = {0, 0};
 	struct rlimit files;
 
 	setrlimit(RLIMIT_CORE, &core);
@@ -55,7 +55,8 @@ void process_memory(void)
 	bool on = true;
 
 	if (mallctl)
-		(void)mallctl("background_thread", NULL, NULL, &on, sizeof(on)); /* without it the pages stay until somebody allocates */
+		(void)mallctl("background_thread", NULL, NULL, &on,
+		              sizeof(on)); /* without it the pages stay until somebody allocates */
 }
 
 int daemonise(void)

@@ -20,7 +20,7 @@ struct lookup {
 	struct worker *worker;
 	struct conn *conn; /* NULL: abandoned */
 	struct addr_list addrs;
-	int error;	   /* EAI_ code of the last name that could not be resolved */
+	int error; /* EAI_ code of the last name that could not be resolved */
 	size_t count;
 	char *specs[]; /* copies: the configuration may be gone before the lookup */
 };
@@ -115,7 +115,7 @@ static const struct addr_list *addresses(struct conn *c, struct addr_list *mine)
 		return mine; /* abandoned: the lookup is no longer ours */
 	c->lookup = NULL;
 	*mine = l->addrs;
-	l->addrs = (struct addr_list){ 0 };
+	l->addrs = (struct addr_list){0};
 	if (l->error)
 		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", c->service->conf->connect.texts[0], gai_strerror(l->error));
 	lookup_free(l);
@@ -173,7 +173,7 @@ static void log_failure(struct conn *c, const struct addr *to, int error)
 static void connected(struct conn *c, int fd, const struct addr *to)
 {
 	char text[ADDR_TEXT_MAX], mine[ADDR_TEXT_MAX];
-	struct addr local = { .len = sizeof(local) - sizeof(local.len) };
+	struct addr local = {.len = sizeof(local) - sizeof(local.len)};
 
 	c->back.fd = fd;
 	if (c->service->conf->client && c->service->upstream->addrs.count > 1)
@@ -215,7 +215,7 @@ void dial(struct conn *c)
 {
 	struct upstream *upstream = c->service->upstream;
 	bool round_robin = c->service->conf->failover == FAILOVER_RR && !upstream->delay;
-	struct addr_list mine = { 0 };
+	struct addr_list mine = {0};
 	const struct addr_list *list;
 	size_t first = 0;
 

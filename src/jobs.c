@@ -22,7 +22,7 @@ static struct {
 } pool = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.wake = PTHREAD_COND_INITIALIZER,
-	.queue = { &pool.queue, &pool.queue },
+	.queue = {&pool.queue, &pool.queue},
 };
 
 /* The next job; NULL when the queue is empty and we are to stop. */

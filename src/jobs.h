@@ -9,9 +9,9 @@
 #include "list.h"
 
 struct job {
-	struct list link;	      /* the pool's */
-	void (*work)(struct job *);   /* on a pool thread, may block */
-	void (*done)(struct job *);   /* on the same thread right after */
+	struct list link;           /* the pool's */
+	void (*work)(struct job *); /* on a pool thread, may block */
+	void (*done)(struct job *); /* on the same thread right after */
 };
 
 /* Starts `threads` pool threads with all signals blocked. Returns 0 or -errno. */

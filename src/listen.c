@@ -17,9 +17,9 @@
 /* An address with a socket for each worker. */
 struct bound {
 	struct list link;
-	struct addr wanted;	     /* as configured: the port may be 0 */
+	struct addr wanted;          /* as configured: the port may be 0 */
 	const struct section *owner; /* in the generation being prepared; NULL: not wanted any more */
-	bool fresh;		     /* bound by the listening_prepare() under way */
+	bool fresh;                  /* bound by the listening_prepare() under way */
 	struct listener *listener[]; /* by worker */
 };
 
@@ -71,7 +71,7 @@ static int duplicate(int fd)
 static int sibling(const struct section *s, const struct addr *addr, int first, bool v6only)
 {
 	static const int one = 1;
-	struct addr same = { .len = sizeof(same) - sizeof(same.len) };
+	struct addr same = {.len = sizeof(same) - sizeof(same.len)};
 	int fd;
 
 	if (addr->sa.sa_family == AF_UNIX)
@@ -168,7 +168,7 @@ static int bind_all(const struct listening *l, struct bound *b, const struct sec
 
 static void log_bound(const struct section *s, const struct bound *b)
 {
-	struct addr addr = { .len = sizeof(addr) - sizeof(addr.len) };
+	struct addr addr = {.len = sizeof(addr) - sizeof(addr.len)};
 	char text[ADDR_TEXT_MAX];
 	int fd = b->listener[0]->fd;
 
@@ -286,7 +286,7 @@ static void change_over(struct worker *w, void *arg)
 
 void listening_commit(struct listening *l, struct generation *g, struct worker *workers)
 {
-	struct change change = { .listening = l };
+	struct change change = {.listening = l};
 
 	for (unsigned w = 0; w < l->workers; w++) {
 		change.set = &g->sets[w];

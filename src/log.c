@@ -18,18 +18,18 @@
 #include <unistd.h>
 
 enum {
-	BATCH_MAX = 1 << 20,	/* bytes waiting for the writer: some 10,000 lines */
-	BATCH_URGENT = 65536,	/* and room beyond that which only errors may use: a flood of notices must not hide them */
+	BATCH_MAX = 1 << 20,    /* bytes waiting for the writer: some 10,000 lines */
+	BATCH_URGENT = 65536,   /* and room beyond that which only errors may use: a flood of notices must not hide them */
 	ID_MAX = LOG_IDENT_MAX, /* bytes of an id; the longest we make has 22 */
-	LINGER_MS = 10,		/* how long the writer gathers lines after it wrote some: at most 100 wake-ups a second */
-	CLOSE_MS = 5000,	/* how long a disk that takes nothing is waited for, before we end without the last lines */
+	LINGER_MS = 10,         /* how long the writer gathers lines after it wrote some: at most 100 wake-ups a second */
+	CLOSE_MS = 5000,        /* how long a disk that takes nothing is waited for, before we end without the last lines */
 };
 
 /* A line as it waits in a batch: this, then "LOGn[id]: text" without an end mark, then padding. */
 struct line {
 	time_t when;
 	uint16_t length; /* of what follows */
-	uint16_t text;	 /* where the text begins in it */
+	uint16_t text;   /* where the text begins in it */
 	uint8_t level;
 };
 
@@ -52,8 +52,8 @@ static struct {
 	unsigned long unreported; /* lines dropped since the last time we said so */
 	enum writer writer;
 	bool hurry, stopping, ended; /* orders to the writer, and its answer */
-	bool running;		     /* ordered to run */
-	pid_t owner;		     /* the process that has the thread, 0 = there is none */
+	bool running;                /* ordered to run */
+	pid_t owner;                 /* the process that has the thread, 0 = there is none */
 	pthread_t thread;
 
 	/* What log_open() was told; log_reopen() does the same again. */
@@ -166,7 +166,7 @@ void log_vwrite(int level, const char *id, const char *format, va_list args)
 {
 	static _Thread_local char body[ID_MAX + 16 + LOG_TEXT_MAX + 1];
 	int saved_errno = errno;
-	struct line line = { .when = time(NULL), .level = (uint8_t)(level & 7) };
+	struct line line = {.when = time(NULL), .level = (uint8_t)(level & 7)};
 	size_t head, length;
 
 	head = printed(snprintf(body, ID_MAX + 16, "LOG%d[%.*s]: ", level & 7, ID_MAX, id ? id : thread_id), ID_MAX + 16);
@@ -396,7 +396,7 @@ static void kept_filter(void)
 static void dump_line(const struct line *line, const char *body)
 {
 	if (line->level <= LOG_NOTICE)
-		fprintf(stderr, "[%c] %.*s\n", "***!:.  "[line->level], line->length - line->text, body + line->text);
+		fprintf(stderr, "[%c] %.*s\n", "***!:.  "[line->level], line -> length - line -> text, body + line -> text);
 }
 
 void log_dump_kept(void)
@@ -518,7 +518,7 @@ void log_close(void)
 {
 	if (!writer_runs() || !writer_stop())
 		return;
-	shared.wanted = (struct log_sinks){ .file = -1 };
+	shared.wanted = (struct log_sinks){.file = -1};
 	log_sinks_change(&shared.wanted);
 	closelog();
 	shared.output[0] = '\0';

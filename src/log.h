@@ -16,11 +16,11 @@ enum { LOG_TEXT_MAX = 1024 }; /* bytes of text in a line; longer text is cut (CV
 /* Where lines go once the configuration is known. */
 struct log_target {
 	const char *output; /* file, or NULL */
-	bool overwrite;	    /* log = overwrite: truncate when (re)opened */
-	bool to_stderr;	    /* foreground = yes */
+	bool overwrite;     /* log = overwrite: truncate when (re)opened */
+	bool to_stderr;     /* foreground = yes */
 	bool to_syslog;
 	const char *ident; /* syslog ident */
-	int facility;	   /* LOG_DAEMON ... */
+	int facility;      /* LOG_DAEMON ... */
 };
 
 /*

@@ -20,7 +20,7 @@ enum {
 	STUCK_MS = 1000,   /* how long a pipe that takes nothing is waited for */
 };
 
-static struct log_sinks sinks = { .file = -1 };
+static struct log_sinks sinks = {.file = -1};
 static char out[OUT_MAX];
 static size_t out_used;
 static size_t lost_bytes; /* not taken by the file */
@@ -37,7 +37,8 @@ int log_sinks_open(const char *path, bool overwrite)
 	else if (!strcmp(path, "/dev/stderr"))
 		fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
 	else
-		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_APPEND | (overwrite ? O_TRUNC : 0), 0640);
+		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_APPEND | (overwrite ? O_TRUNC : 0),
+		          0640);
 	return fd >= 0 ? fd : -errno;
 }
 
@@ -55,7 +56,7 @@ void log_sinks_change(const struct log_sinks *wanted)
 /* Waits for a descriptor that does not block to take more. Returns 0 or -errno. */
 static int writable(int fd)
 {
-	struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
+	struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
 	int n = poll(&poll_fd, 1, STUCK_MS);
 
 	return n > 0 ? 0 : n == 0 ? -EAGAIN : -errno;

@@ -84,18 +84,18 @@ static const struct {
 	const char *flag;
 	int (*print)(void);
 } prints[] = {
-	{ "-version", print_version },
-	{ "-help", print_help },
-	{ "-sockets", print_sockets },
-	{ "-options", print_options },
+	{"-version", print_version},
+	{"-help", print_help},
+	{"-sockets", print_sockets},
+	{"-options", print_options},
 };
 
 static int usage(const char *problem)
 {
 	fprintf(stderr, "[!] %s\n", problem);
 	fprintf(stderr, "    tlsplice [<filename>] | -fd <n> | -help | -version | -sockets | -options\n"
-			"    tlsplice -t [<filename>]   test a configuration\n"
-			"    tlsplice -T [<filename>]   print the effective configuration\n");
+	                "    tlsplice -t [<filename>]   test a configuration\n"
+	                "    tlsplice -T [<filename>]   print the effective configuration\n");
 	return 1;
 }
 
@@ -144,7 +144,7 @@ static int print_effective(const struct config_source *source)
 int main(int argc, char **argv)
 {
 	int (*act)(const struct config_source *) = serve;
-	struct config_source source = { .fd = -1 };
+	struct config_source source = {.fd = -1};
 	const char *name;
 	int status;
 

@@ -95,13 +95,9 @@ static enum record_result open_result(struct tls *tls, int code)
 {
 	switch (SSL_get_error(tls->ssl, code)) {
 	case SSL_ERROR_WANT_READ:
-	case SSL_ERROR_WANT_WRITE:
-		return RECORD_OK;
-	case SSL_ERROR_ZERO_RETURN:
-		return RECORD_CLOSED;
-	default:
-		tls_log_failure(tls, "SSL_read");
-		return RECORD_FAILED;
+	case SSL_ERROR_WANT_WRITE: return RECORD_OK;
+	case SSL_ERROR_ZERO_RETURN: return RECORD_CLOSED;
+	default: tls_log_failure(tls, "SSL_read"); return RECORD_FAILED;
 	}
 }
 

@@ -137,11 +137,8 @@ static bool open_records(struct pump *p, struct queue *plain)
 	struct tls *tls = p->from->tls;
 
 	switch (tls->record.engine->open(&tls->record, plain, BUFFERED_MAX)) {
-	case RECORD_MORE:
-		p->more = true;
-		return true;
-	case RECORD_OK:
-		return true;
+	case RECORD_MORE: p->more = true; return true;
+	case RECORD_OK: return true;
 	case RECORD_CLOSED:
 		if (!p->from->eof)
 			conn_log(p->from->conn, LOG_INFO, "TLS closed (SSL_read)");
@@ -149,15 +146,14 @@ static bool open_records(struct pump *p, struct queue *plain)
 		p->state = PUMP_ENDING;
 		return true;
 	case RECORD_FAILED:
-	default:
-		return false;
+	default: return false;
 	}
 }
 
 /* Moves what has come in to the other side's queue. Returns false when the connection is over. */
 static bool move(struct pump *p)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	bool ok = true;
 
 	p->more = p->to->out.bytes >= BUFFERED_MAX;
@@ -172,7 +168,8 @@ static bool move(struct pump *p)
 		return ok;
 	}
 	p->bytes += plain.bytes;
-	stats_add(p->to->tls ? &p->from->conn->service->stats->bytes_to_tls : &p->from->conn->service->stats->bytes_to_plain, plain.bytes);
+	stats_add(p->to->tls ? &p->from->conn->service->stats->bytes_to_tls : &p->from->conn->service->stats->bytes_to_plain,
+	          plain.bytes);
 	if (p->to->tls)
 		ok = p->to->tls->record.engine->seal(&p->to->tls->record, &plain) == RECORD_OK && ok;
 	else
@@ -269,7 +266,7 @@ void relay_received(struct end *e, const struct ring_result *result)
 {
 	struct conn *c = e->conn;
 	struct pump *p = pump_from(e);
-	struct queue got = { 0 };
+	struct queue got = {0};
 
 	c->active_ms = ring_now_ms(c->worker->ring);
 	if (result->chunk && p->state != PUMP_OPEN) {
@@ -317,8 +314,8 @@ void relay_start(struct conn *c)
 	c->active_ms = ring_now_ms(c->worker->ring);
 	c->promotion = TLS_NOT_YET;
 	c->promote_at = PROMOTE_BYTES;
-	c->to_tls = (struct pump){ .from = conn_plain_end(c), .to = conn_tls_end(c) };
-	c->to_plain = (struct pump){ .from = conn_tls_end(c), .to = conn_plain_end(c) };
+	c->to_tls = (struct pump){.from = conn_plain_end(c), .to = conn_tls_end(c)};
+	c->to_plain = (struct pump){.from = conn_tls_end(c), .to = conn_plain_end(c)};
 	if (watch(c) && pump_run(&c->to_plain) && pump_run(&c->to_tls))
 		settle(c);
 }

@@ -76,15 +76,12 @@ const char *ring_explain(int error)
 {
 	switch (-error) {
 	case EPERM:
-		return "io_uring is switched off on this machine: see the sysctl kernel.io_uring_disabled, or the seccomp profile of the container";
-	case ENOSYS:
-		return "this kernel has no io_uring: Linux 6.1 or later is needed, built with CONFIG_IO_URING";
-	case EINVAL:
-		return "this kernel's io_uring is too old: Linux 6.1 or later is needed";
-	case ENOMEM:
-		return "no memory for an io_uring (on old kernels: ulimit -l)";
-	default:
-		return strerror(-error);
+		return "io_uring is switched off on this machine: see the sysctl kernel.io_uring_disabled, or the seccomp "
+		       "profile of the container";
+	case ENOSYS: return "this kernel has no io_uring: Linux 6.1 or later is needed, built with CONFIG_IO_URING";
+	case EINVAL: return "this kernel's io_uring is too old: Linux 6.1 or later is needed";
+	case ENOMEM: return "no memory for an io_uring (on old kernels: ulimit -l)";
+	default: return strerror(-error);
 	}
 }
 
@@ -123,7 +120,7 @@ static void lend_missing(struct ring *ring, enum chunk_size size)
 static int lender_open(struct ring *ring, enum chunk_size size, unsigned slots, unsigned receive)
 {
 	struct lender *l = &ring->lender[size];
-	struct io_uring_buf_reg reg = { .ring_entries = slots, .bgid = (uint16_t)size };
+	struct io_uring_buf_reg reg = {.ring_entries = slots, .bgid = (uint16_t)size};
 	int error;
 
 	l->slots = slots;
@@ -193,8 +190,8 @@ static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *o
 	refuse(sqe, op, ring->fail_with);
 }
 #else
-#define faults_configure(ring)	((void)0)
-#define fault(ring, sqe, op)	((void)0)
+#define faults_configure(ring) ((void)0)
+#define fault(ring, sqe, op) ((void)0)
 #endif
 
 struct ring *ring_open(struct bufs *bufs, int *error)
@@ -387,18 +384,18 @@ static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 /* valgrind 3.19 does not know that io_uring_enter(2) may wait, and lets no other thread run meanwhile: look now and then instead. */
 static void wait_for_valgrind(struct ring *ring, struct __kernel_timespec *wait)
 {
-	struct timespec nap = { .tv_nsec = 2000000 };
+	struct timespec nap = {.tv_nsec = 2000000};
 
 	io_uring_submit(&ring->uring);
 	if (!io_uring_cq_ready(&ring->uring))
 		nanosleep(&nap, NULL);
-	*wait = (struct __kernel_timespec){ 0 };
+	*wait = (struct __kernel_timespec){0};
 }
 
 int ring_turn(struct ring *ring, uint64_t until_ms)
 {
 	struct io_uring_cqe *cqes[REAP_AT_ONCE];
-	struct __kernel_timespec wait = { 0 };
+	struct __kernel_timespec wait = {0};
 	unsigned n;
 	int r;
 
@@ -410,7 +407,8 @@ int ring_turn(struct ring *ring, uint64_t until_ms)
 	}
 	if (RUNNING_ON_VALGRIND)
 		wait_for_valgrind(ring, &wait);
-	r = io_uring_submit_and_wait_timeout(&ring->uring, cqes, 1, until_ms == UINT64_MAX && !RUNNING_ON_VALGRIND ? NULL : &wait, NULL);
+	r = io_uring_submit_and_wait_timeout(&ring->uring, cqes, 1, until_ms == UINT64_MAX && !RUNNING_ON_VALGRIND ? NULL : &wait,
+	                                     NULL);
 	ring->now_ms = clock_ms();
 	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;

@@ -18,9 +18,9 @@ struct ring_op;
 struct coro;
 
 struct ring_result {
-	int res;	     /* as the system call's, errors as -errno */
-	bool more;	     /* multishot: the operation goes on */
-	bool nonempty;	     /* receive: the socket still has bytes */
+	int res;             /* as the system call's, errors as -errno */
+	bool more;           /* multishot: the operation goes on */
+	bool nonempty;       /* receive: the socket still has bytes */
 	struct chunk *chunk; /* receive: the bytes, now the callee's; NULL at end of stream and on errors */
 };
 
@@ -32,7 +32,7 @@ struct ring_op {
 	bool armed; /* the kernel may still complete it: the memory must stay */
 	bool cancelled;
 	uint8_t lends; /* enum chunk_size of the receive, plus one; 0: no buffer */
-	int refused; /* not carried out: completes with this -errno instead; 0 otherwise */
+	int refused;   /* not carried out: completes with this -errno instead; 0 otherwise */
 };
 
 /*

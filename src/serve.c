@@ -141,7 +141,7 @@ static struct generation *make_generation(struct config *config, const struct ge
 /* Signals that were ignored when we were started stay ignored; the others are taken by sigwait. */
 static void take_signals(void)
 {
-	static const int all[] = { SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGQUIT };
+	static const int all[] = {SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGQUIT};
 	struct sigaction before;
 
 	sigemptyset(&server.signals);
@@ -207,7 +207,7 @@ static void post_stop(struct worker *w, struct message *message)
 /* Listeners close now, connections get `drain` seconds; another signal cuts that short. */
 static void drain(int seconds)
 {
-	struct timespec look = { .tv_nsec = DRAIN_LOOK_MS * 1000000L };
+	struct timespec look = {.tv_nsec = DRAIN_LOOK_MS * 1000000L};
 	time_t end = time(NULL) + seconds;
 
 	log_global(LOG_NOTICE, "Draining %u connection(s), %d second(s) at most", conn_count(), seconds);
@@ -230,26 +230,20 @@ static bool handle(int signal)
 		log_global(LOG_DEBUG, "Processing SIGNAL_RELOAD_CONFIG");
 		reload();
 		return true;
-	case SIGUSR1:
-		log_reopen();
-		return true;
-	case SIGUSR2:
-		list_connections();
-		return true;
+	case SIGUSR1: log_reopen(); return true;
+	case SIGUSR2: list_connections(); return true;
 	case SIGTERM:
 		log_global(LOG_NOTICE, "Terminated");
 		if (globals()->drain_s > 0)
 			drain(globals()->drain_s);
 		return false;
-	default:
-		log_global(LOG_ERR, "Received %s; terminating", signal == SIGINT ? "SIGINT" : "SIGQUIT");
-		return false;
+	default: log_global(LOG_ERR, "Received %s; terminating", signal == SIGINT ? "SIGINT" : "SIGQUIT"); return false;
 	}
 }
 
 static void wait_for_signals(void)
 {
-	static const struct timespec day = { .tv_sec = 24 * 3600 };
+	static const struct timespec day = {.tv_sec = 24 * 3600};
 	int signal;
 
 	do {
@@ -277,7 +271,7 @@ static void stop_workers(void)
 /* Whether this machine lets us have rings: said while somebody at the terminal can read it. */
 static bool probe_ring(void)
 {
-	struct bufs bufs = { 0 };
+	struct bufs bufs = {0};
 	int error;
 	struct ring *ring = ring_open(&bufs, &error);
 

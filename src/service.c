@@ -66,7 +66,8 @@ static bool resolve_local(const struct section *s, struct upstream *upstream)
 	int error = s->local ? addr_resolve(s->local, ADDR_HOST, &upstream->local) : 0;
 
 	if (error)
-		log_global(LOG_ERR, "Service [%s]: Cannot resolve local address \"%s\": %s", s->name, s->local, gai_strerror(error));
+		log_global(LOG_ERR, "Service [%s]: Cannot resolve local address \"%s\": %s", s->name, s->local,
+		           gai_strerror(error));
 	return error == 0;
 }
 
@@ -88,7 +89,8 @@ static bool make_contexts(struct generation *g, const struct section *s, struct 
 	return ok;
 }
 
-static bool init_section(struct generation *g, const struct section *s, const struct generation *previous, struct tls_library *const *libraries)
+static bool init_section(struct generation *g, const struct section *s, const struct generation *previous,
+                         struct tls_library *const *libraries)
 {
 	struct common *common = &g->commons[s->index];
 
@@ -111,7 +113,8 @@ static bool init_section(struct generation *g, const struct section *s, const st
 	return resolve_accept(s, common) && resolve_local(s, &common->upstream) && make_contexts(g, s, libraries);
 }
 
-struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries, unsigned workers)
+struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries,
+                                  unsigned workers)
 {
 	struct generation *g = calloc(1, sizeof(*g));
 	bool ok = g != NULL;

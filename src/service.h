@@ -34,8 +34,8 @@ struct service {
 /* One worker's services of one generation. Touched by that worker only, once posted. */
 struct service_set {
 	struct generation *generation;
-	size_t conns; /* connections that use it */
-	bool retired; /* a newer set is in force: freed with its last connection */
+	size_t conns;             /* connections that use it */
+	bool retired;             /* a newer set is in force: freed with its last connection */
 	struct service *services; /* in the order of the configuration's sections */
 };
 
@@ -48,7 +48,7 @@ struct common {
 
 struct generation {
 	struct config *config;
-	struct common *commons;	  /* in the order of the sections */
+	struct common *commons;   /* in the order of the sections */
 	struct service_set *sets; /* one for each worker */
 	unsigned workers;
 	atomic_uint refs; /* one for each set in use */
@@ -59,7 +59,8 @@ struct generation {
  * Sections unchanged since `previous` (may be NULL) keep tickets and sessions. Takes the configuration over, also on failure.
  * Returns NULL after logging why.
  */
-struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries, unsigned workers);
+struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries,
+                                  unsigned workers);
 
 /* Gives one set up; the generation goes with its last set. Callable from any thread. */
 void service_set_release(struct service_set *set);

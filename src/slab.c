@@ -19,14 +19,14 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#define POISON(p, n)   ASAN_POISON_MEMORY_REGION(p, n)
+#define POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
 #define UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
 #elif __has_include(<valgrind/memcheck.h>)
 #include <valgrind/memcheck.h>
-#define POISON(p, n)   ((void)VALGRIND_MAKE_MEM_NOACCESS(p, n))
+#define POISON(p, n) ((void)VALGRIND_MAKE_MEM_NOACCESS(p, n))
 #define UNPOISON(p, n) ((void)VALGRIND_MAKE_MEM_UNDEFINED(p, n))
 #else
-#define POISON(p, n)   ((void)(p), (void)(n))
+#define POISON(p, n) ((void)(p), (void)(n))
 #define UNPOISON(p, n) ((void)(p), (void)(n))
 #endif
 
@@ -70,7 +70,7 @@ struct slab *slab_new(size_t size, size_t align, size_t batch)
 	slab = malloc(sizeof(*slab));
 	if (!slab)
 		return NULL;
-	*slab = (struct slab){ .size = size, .align = align, .batch = batch };
+	*slab = (struct slab){.size = size, .align = align, .batch = batch};
 	list_init(&slab->free);
 	list_init(&slab->chunks);
 	slab->first = round_up(sizeof(struct chunk), align);
@@ -171,7 +171,8 @@ void slab_put(struct slab *slab, void *object)
 	POISON(object, slab->size);
 	list_push(&slab->free, &tail->free);
 	slab->used--;
-	if (--tail->chunk->used == 0 && ++slab->idle > 1) /* one stays, or a service at a chunk's edge would map and unmap all day */
+	if (--tail->chunk->used == 0 &&
+	    ++slab->idle > 1) /* one stays, or a service at a chunk's edge would map and unmap all day */
 		chunk_release(slab, tail->chunk);
 }
 

@@ -18,10 +18,10 @@ struct sockopt_kind; /* a row of the table */
 struct sockopt {
 	const struct sockopt_kind *kind;
 	union {
-		int number;	  /* flags and numbers */
-		int linger[2];	  /* on/off, seconds */
-		long timeval[2];  /* seconds, microseconds */
-		char name[16];	  /* SO_BINDTODEVICE */
+		int number;      /* flags and numbers */
+		int linger[2];   /* on/off, seconds */
+		long timeval[2]; /* seconds, microseconds */
+		char name[16];   /* SO_BINDTODEVICE */
 	} value;
 };
 

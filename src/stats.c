@@ -39,7 +39,7 @@ static struct {
 	time_t last_ok;
 } registry = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
-	.rows = { &registry.rows, &registry.rows },
+	.rows = {&registry.rows, &registry.rows},
 };
 
 int stats_start(unsigned workers)
@@ -157,7 +157,7 @@ void stats_note_reload(int ok)
 
 static void row_sum(const struct row *row, struct stats_view *view)
 {
-	*view = (struct stats_view){ .service = row->name, .role = row->role, .current = row->current };
+	*view = (struct stats_view){.service = row->name, .role = row->role, .current = row->current};
 	for (unsigned i = 0; i < registry.workers; i++) {
 		struct stats *stats = &row->workers[i];
 
@@ -226,8 +226,7 @@ static long long open_files(void)
 void stats_process(struct stats_process *process)
 {
 	*process = (struct stats_process){
-		.uptime_s = uptime(), .cpu_s = cpu_time(), .resident = resident_bytes(), .open_files = open_files()
-	};
+		.uptime_s = uptime(), .cpu_s = cpu_time(), .resident = resident_bytes(), .open_files = open_files()};
 	pthread_mutex_lock(&registry.lock);
 	process->reloads_ok = registry.reloads_ok;
 	process->reloads_failed = registry.reloads_failed;

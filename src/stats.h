@@ -11,17 +11,17 @@
 #include <stdio.h>
 
 /* name of the field, Prometheus name behind "tlsplice_", "counter" or "gauge", help text */
-#define STATS_COUNTERS(X)                                                                                                 \
-	X(accepted, "connections_accepted_total", "counter", "Connections accepted")                                      \
-	X(active, "connections_active", "gauge", "Connections open now")                                                  \
-	X(rejected, "connections_rejected_total", "counter", "Connections refused because of the client limit")           \
-	X(failed, "connections_failed_total", "counter", "Connections that ended with an error")                          \
-	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")             \
-	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")            \
-	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                          \
-	X(promoted, "connections_promoted_total", "counter", "Connections handed over to the record engine inplace")      \
-	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")            \
-	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                        \
+#define STATS_COUNTERS(X)                                                                                            \
+	X(accepted, "connections_accepted_total", "counter", "Connections accepted")                                 \
+	X(active, "connections_active", "gauge", "Connections open now")                                             \
+	X(rejected, "connections_rejected_total", "counter", "Connections refused because of the client limit")      \
+	X(failed, "connections_failed_total", "counter", "Connections that ended with an error")                     \
+	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")        \
+	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")       \
+	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                     \
+	X(promoted, "connections_promoted_total", "counter", "Connections handed over to the record engine inplace") \
+	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")       \
+	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                   \
 	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")
 
 struct stats {

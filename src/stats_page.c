@@ -19,7 +19,8 @@ static const char head[] =
 	"<meta name=\"color-scheme\" content=\"light dark\">\n"
 	"<title>tlsplice</title>\n"
 	"<style>\n"
-	":root { --ground: #f6f7f9; --card: #fff; --ink: #1b2430; --soft: #5d6b7c; --line: #e3e7ec; --good: #17794b; --bad: #b3261e }\n"
+	":root { --ground: #f6f7f9; --card: #fff; --ink: #1b2430; --soft: #5d6b7c; --line: #e3e7ec; --good: #17794b; --bad: "
+        "#b3261e }\n"
 	"@media (prefers-color-scheme: dark) {\n"
 	"  :root { --ground: #11161d; --card: #1a212b; --ink: #e4e9ef; --soft: #97a4b4; --line: #2b3542;\n"
 	"          --good: #62c695; --bad: #ff8a80 }\n"
@@ -55,25 +56,20 @@ static const char table_head[] =
 	"<thead><tr><th rowspan=\"2\" scope=\"col\">Service</th><th colspan=\"4\" scope=\"colgroup\">Connections</th>"
 	"<th colspan=\"3\" scope=\"colgroup\">Handshakes</th><th rowspan=\"2\" scope=\"col\">Connect<br>failures</th>"
 	"<th colspan=\"2\" scope=\"colgroup\">Bytes</th></tr>\n"
-	"<tr><th scope=\"col\">open</th><th scope=\"col\">accepted</th><th scope=\"col\">rejected</th><th scope=\"col\">failed</th>"
+	"<tr><th scope=\"col\">open</th><th scope=\"col\">accepted</th><th scope=\"col\">rejected</th><th "
+        "scope=\"col\">failed</th>"
 	"<th scope=\"col\">full</th><th scope=\"col\">resumed</th><th scope=\"col\">failed</th>"
 	"<th scope=\"col\">to TLS</th><th scope=\"col\">to plain</th></tr></thead>\n<tbody>\n";
 
 static const char *escape(char c)
 {
 	switch (c) {
-	case '&':
-		return "&amp;";
-	case '<':
-		return "&lt;";
-	case '>':
-		return "&gt;";
-	case '"':
-		return "&quot;";
-	case '\'':
-		return "&#39;";
-	default:
-		return NULL;
+	case '&': return "&amp;";
+	case '<': return "&lt;";
+	case '>': return "&gt;";
+	case '"': return "&quot;";
+	case '\'': return "&#39;";
+	default: return NULL;
 	}
 }
 
@@ -96,7 +92,7 @@ static const char *grouped(uint64_t n, char text[32])
 /* Bytes with three digits or so and a unit. */
 static const char *sized(uint64_t n, char text[32])
 {
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	double size = (double)n;
 	size_t unit = 0;
 
@@ -188,7 +184,7 @@ static void print_tile(FILE *out, const char *label, const char *value)
 
 static void print_tiles(FILE *out)
 {
-	uint64_t sums[STATS_COUNT] = { 0 };
+	uint64_t sums[STATS_COUNT] = {0};
 	char text[32];
 
 	stats_each(add_up, sums);
@@ -220,7 +216,7 @@ static void print_header(FILE *out, const struct stats_process *process)
 	char text[32];
 
 	fprintf(out, "<header><h1>tlsplice</h1>\n<p>version %s &middot; up %s", TLSPLICE_VERSION,
-		lasting((uint64_t)process->uptime_s, text));
+	        lasting((uint64_t)process->uptime_s, text));
 	print_configuration(out, process);
 	fputs("</p></header>\n", out);
 }

@@ -11,7 +11,7 @@
 static const struct {
 	const char *metric, *kind, *help;
 } counters[STATS_COUNT] = {
-#define X(name, metric, kind, help) [STATS_##name] = { metric, kind, help },
+#define X(name, metric, kind, help) [STATS_##name] = {metric, kind, help},
 	STATS_COUNTERS(X)
 #undef X
 };
@@ -25,12 +25,9 @@ struct column {
 static const char *escape(char c)
 {
 	switch (c) {
-	case '\\':
-		return "\\\\";
-	case '"':
-		return "\\\"";
-	default:
-		return NULL;
+	case '\\': return "\\\\";
+	case '"': return "\\\"";
+	default: return NULL;
 	}
 }
 
@@ -50,7 +47,7 @@ static void print_cell(const struct stats_view *view, void *arg)
 
 static void print_counter(FILE *out, enum stats_index index)
 {
-	struct column column = { .out = out, .index = index };
+	struct column column = {.out = out, .index = index};
 	char metric[64];
 
 	snprintf(metric, sizeof(metric), "tlsplice_%s", counters[index].metric);
@@ -66,10 +63,10 @@ static void print_number(FILE *out, const char *metric, const char *kind, const 
 
 static void print_reloads(FILE *out, const struct stats_process *process)
 {
-	print_number(out, "tlsplice_config_last_reload_success", "gauge", "Whether the last (re)load of the configuration succeeded",
-		     process->last_reload_ok);
+	print_number(out, "tlsplice_config_last_reload_success", "gauge",
+	             "Whether the last (re)load of the configuration succeeded", process->last_reload_ok);
 	print_number(out, "tlsplice_config_last_reload_success_timestamp_seconds", "gauge",
-		     "When the configuration in force was loaded", (double)process->last_ok);
+	             "When the configuration in force was loaded", (double)process->last_ok);
 	print_head(out, "tlsplice_config_reloads_total", "counter", "Loads of the configuration, the first one included");
 	fprintf(out, "tlsplice_config_reloads_total{result=\"success\"} %" PRIu64 "\n", process->reloads_ok);
 	fprintf(out, "tlsplice_config_reloads_total{result=\"failure\"} %" PRIu64 "\n", process->reloads_failed);
@@ -96,6 +93,6 @@ void stats_print_prometheus(FILE *out)
 		print_counter(out, (enum stats_index)i);
 	print_reloads(out, &process);
 	print_number(out, "tlsplice_log_lines_dropped_total", "counter", "Log lines dropped because the log was too slow",
-		     (double)log_dropped());
+	             (double)log_dropped());
 	print_process(out, &process);
 }

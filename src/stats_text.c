@@ -13,7 +13,7 @@ static size_t lead(unsigned char c, uint32_t *code, uint32_t *least)
 	static const struct {
 		unsigned char mask, bits;
 		uint32_t least;
-	} forms[] = { { 0xe0, 0xc0, 0x80 }, { 0xf0, 0xe0, 0x800 }, { 0xf8, 0xf0, 0x10000 } };
+	} forms[] = {{0xe0, 0xc0, 0x80}, {0xf0, 0xe0, 0x800}, {0xf8, 0xf0, 0x10000}};
 
 	for (size_t i = 0; i < 3; i++)
 		if ((c & forms[i].mask) == forms[i].bits) {

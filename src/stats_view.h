@@ -15,7 +15,7 @@ enum stats_index {
 #define X(name, metric, kind, help) STATS_##name,
 	STATS_COUNTERS(X)
 #undef X
-	STATS_COUNT
+		STATS_COUNT
 };
 
 struct stats_view {
@@ -32,7 +32,7 @@ struct stats_process {
 	double cpu_s;
 	uint64_t reloads_ok, reloads_failed;
 	bool last_reload_ok;
-	time_t last_ok;	      /* 0 = no configuration yet */
+	time_t last_ok;       /* 0 = no configuration yet */
 	long long resident;   /* bytes, -1 = /proc is not there (chroot) */
 	long long open_files; /* -1 likewise */
 };

@@ -131,5 +131,5 @@ void timers_free(struct timers *timers)
 {
 	assert(timers->count == 0);
 	free(timers->heap);
-	*timers = (struct timers){ 0 };
+	*timers = (struct timers){0};
 }

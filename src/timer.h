@@ -14,9 +14,9 @@ struct timer;
 typedef void timer_fn(struct timer *timer);
 
 struct timer {
-	timer_fn *expired;  /* called by timers_run() with the timer disarmed; may arm it again or free its owner */
-	uint64_t when_ms;   /* CLOCK_MONOTONIC */
-	size_t place;	    /* index in the heap + 1; 0 = not armed. A zeroed timer is a disarmed one. */
+	timer_fn *expired; /* called by timers_run() with the timer disarmed; may arm it again or free its owner */
+	uint64_t when_ms;  /* CLOCK_MONOTONIC */
+	size_t place;      /* index in the heap + 1; 0 = not armed. A zeroed timer is a disarmed one. */
 };
 
 /* Zeroed = empty. */

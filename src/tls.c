@@ -20,13 +20,14 @@
 #define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
 
 /* "func@file:line: error:0A000126:SSL routines::unexpected eof while reading: data" */
-static void error_text(char *text, size_t size, unsigned long code, const char *file, int line, const char *func, const char *data, int flags)
+static void error_text(char *text, size_t size, unsigned long code, const char *file, int line, const char *func,
+                       const char *data, int flags)
 {
 	char reason[256];
 
 	ERR_error_string_n(code, reason, sizeof(reason));
 	snprintf(text, size, "%s@%s:%d: %s%s%s", func, file, line, reason, flags & ERR_TXT_STRING && *data ? ": " : "",
-		 flags & ERR_TXT_STRING ? data : "");
+	         flags & ERR_TXT_STRING ? data : "");
 }
 
 void tls_log_errors(int level, const char *log_id, const char *prefix, const char *suffix)
@@ -80,7 +81,8 @@ static bool set_server_name(struct tls *tls)
 	return SSL_set_tlsext_host_name(tls->ssl, name) == 1;
 }
 
-int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out, const char *destination)
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out,
+              const char *destination)
 {
 	BIO *bio;
 
@@ -146,9 +148,9 @@ static void log_established(struct tls *tls)
 	if (tls->section->debug < LOG_INFO)
 		return;
 	tls_log(tls, LOG_INFO, "TLS %s: %s", tls->section->client ? "connected" : "accepted",
-		tls_resumed(tls) ? "previous session reused" : "new session negotiated");
+	        tls_resumed(tls) ? "previous session reused" : "new session negotiated");
 	tls_log(tls, LOG_INFO, "%s ciphersuite: %s (%d-bit encryption)", SSL_get_version(tls->ssl), SSL_CIPHER_get_name(cipher),
-		SSL_CIPHER_get_bits(cipher, NULL));
+	        SSL_CIPHER_get_bits(cipher, NULL));
 	log_peer_key(tls);
 	tls_log_session_id(tls, SSL_get0_session(tls->ssl));
 }
@@ -215,9 +217,11 @@ enum tls_promotion tls_promote(struct tls *tls, bool idle)
 	if (needs_openssl(tls))
 		return TLS_STAYS;
 	/* Nothing of the stream may be left inside OpenSSL: not even a record's header, which SSL_has_pending() does not count. */
-	if (SSL_has_pending(tls->ssl) || SSL_in_init(tls->ssl) || strcmp(SSL_rstate_string(tls->ssl), "RH") != 0 || tls->traffic.partial)
+	if (SSL_has_pending(tls->ssl) || SSL_in_init(tls->ssl) || strcmp(SSL_rstate_string(tls->ssl), "RH") != 0 ||
+	    tls->traffic.partial)
 		return TLS_NOT_YET;
-	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets && !idle)
+	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets &&
+	    !idle)
 		return TLS_NOT_YET;
 	tls->inplace = inplace_new(tls->ssl, &tls->traffic, section->client);
 	if (!tls->inplace)

@@ -55,23 +55,23 @@ void tls_sessions_unref(struct tls_sessions *sessions);
  * Makes the SSL_CTX of a section for one worker. Returns NULL after logging why. `announce`: log at LOG_INFO what is configured (once, not per worker).
  * The section and the sessions must outlive the context.
  */
-struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_sessions *sessions,
-				    struct tls_library *library, bool announce);
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity,
+                                    struct tls_sessions *sessions, struct tls_library *library, bool announce);
 void tls_context_free(struct tls_context *context);
 
 /* One TLS connection. Lives inside its owner; zeroed is "none". */
 struct tls {
-	struct record record; /* `record.engine` is set by tls_start() */
-	struct ssl_st *ssl;	 /* until the connection is promoted */
+	struct record record;    /* `record.engine` is set by tls_start() */
+	struct ssl_st *ssl;      /* until the connection is promoted */
 	struct inplace *inplace; /* from then on */
 	struct tls_traffic traffic;
 	const struct section *section;
-	const char *log_id;	/* of the connection, for log lines */
+	const char *log_id;      /* of the connection, for log lines */
 	const struct addr *peer; /* the client's address, which ends TLS error lines */
 	bool handshaking;
-	bool alert_sent;	/* fatal */
-	bool alert_received;	/* fatal */
-	bool renegotiating;	/* the peer asked, and the section says no */
+	bool alert_sent;         /* fatal */
+	bool alert_received;     /* fatal */
+	bool renegotiating;      /* the peer asked, and the section says no */
 	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
 	struct tls_context *context;
 };
@@ -80,12 +80,13 @@ struct tls {
  * Prepares a TLS connection of the section's role over the queues of its socket. `destination`, client mode: which slot of the session cache
  * belongs to the upstream ("" = the section's common one); must live as long as the connection. Returns 0 or -ENOMEM. (deep)
  */
-int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out, const char *destination);
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out,
+              const char *destination);
 
 enum tls_progress {
 	TLS_DONE,
 	TLS_WANTS_BYTES, /* send what is in `out`, append what comes to `in`, and call again */
-	TLS_FAILED,	 /* logged; `out` may hold an alert that should still be sent */
+	TLS_FAILED,      /* logged; `out` may hold an alert that should still be sent */
 };
 
 /* Takes the handshake as far as it goes. (deep) */

@@ -82,18 +82,21 @@ static void info(const SSL *ssl, int where, int ret)
 			tls->alert_sent |= fatal;
 		if (tls->section->debug >= LOG_DEBUG)
 			log_write(LOG_DEBUG, tls->log_id, "TLS alert (%s): %s: %s", where & SSL_CB_READ ? "read" : "write",
-				  SSL_alert_type_string_long(ret), SSL_alert_desc_string_long(ret));
+			          SSL_alert_type_string_long(ret), SSL_alert_desc_string_long(ret));
 	} else if (tls->section->debug >= LOG_DEBUG && where & SSL_CB_LOOP) {
-		log_write(LOG_DEBUG, tls->log_id, "TLS state (%s): %s", tls->section->client ? "connect" : "accept", SSL_state_string_long(ssl));
+		log_write(LOG_DEBUG, tls->log_id, "TLS state (%s): %s", tls->section->client ? "connect" : "accept",
+		          SSL_state_string_long(ssl));
 	}
 }
 
 /* renegotiation = no: a handshake message of TLS 1.2 or older after the handshake is the peer asking for another (CVE-2011-1473 class). */
 static void watch_renegotiation(struct tls *tls, SSL *ssl, int write, int type, const void *data, size_t n)
 {
-	if (tls->section->renegotiation || write || type != SSL3_RT_HANDSHAKE || n == 0 || tls->handshaking || SSL_version(ssl) >= TLS1_3_VERSION)
+	if (tls->section->renegotiation || write || type != SSL3_RT_HANDSHAKE || n == 0 || tls->handshaking ||
+	    SSL_version(ssl) >= TLS1_3_VERSION)
 		return;
-	if (*(const unsigned char *)data == (tls->section->client ? SSL3_MT_HELLO_REQUEST : SSL3_MT_CLIENT_HELLO) && !tls->renegotiating) {
+	if (*(const unsigned char *)data == (tls->section->client ? SSL3_MT_HELLO_REQUEST : SSL3_MT_CLIENT_HELLO) &&
+	    !tls->renegotiating) {
 		tls->renegotiating = true;
 		if (tls->section->debug >= LOG_WARNING)
 			log_write(LOG_WARNING, tls->log_id, "Aborting due to renegotiation request");
@@ -170,7 +173,7 @@ static bool set_config(SSL_CTX *ctx, const struct section *section)
 		return false;
 	SSL_CONF_CTX_set_ssl_ctx(conf, ctx);
 	SSL_CONF_CTX_set_flags(conf, SSL_CONF_FLAG_FILE | SSL_CONF_FLAG_SHOW_ERRORS | SSL_CONF_FLAG_CERTIFICATE |
-					     (section->client ? SSL_CONF_FLAG_CLIENT : SSL_CONF_FLAG_SERVER));
+	                                     (section->client ? SSL_CONF_FLAG_CLIENT : SSL_CONF_FLAG_SERVER));
 	for (size_t i = 0; ok && i < section->config.count; i++)
 		ok = config_command(conf, section->config.texts[i]);
 	if (ok && !SSL_CONF_CTX_finish(conf)) {
@@ -217,14 +220,14 @@ static void announce_context(SSL_CTX *ctx, const struct section *section)
 	log_global(LOG_DEBUG, "Ciphers: %s", section->ciphers ? section->ciphers : default_ciphers);
 	log_global(LOG_DEBUG, "TLSv1.3 ciphersuites: %s", section->ciphersuites ? section->ciphersuites : default_suites);
 	log_global(LOG_DEBUG, "TLS options: 0x%llx (+0x%llx, -0x%llx)", (unsigned long long)SSL_CTX_get_options(ctx),
-		   (unsigned long long)section->options_set, (unsigned long long)section->options_clear);
+	           (unsigned long long)section->options_set, (unsigned long long)section->options_clear);
 	log_global(LOG_INFO, "Session resumption %s", section->session_resume ? "enabled" : "disabled");
 	if (section->client)
 		log_global(LOG_WARNING, "Service [%s] needs authentication to prevent MITM attacks", section->name);
 }
 
 static bool context_fill(struct tls_context *context, const struct section *section, const struct tls_identity *identity,
-			 struct tls_library *library)
+                         struct tls_library *library)
 {
 	SSL_CTX *ctx = context->ctx;
 
@@ -255,8 +258,8 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	return set_config(ctx, section);
 }
 
-struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_sessions *sessions,
-				    struct tls_library *library, bool announce)
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity,
+                                    struct tls_sessions *sessions, struct tls_library *library, bool announce)
 {
 	struct tls_context *context = calloc(1, sizeof(*context));
 

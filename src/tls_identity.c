@@ -25,7 +25,7 @@ enum { TRIES = 3, PASSPHRASE_MAX = 1024 };
 /* One certificate with its chain and key; a section may have several (RSA and ECDSA). */
 struct pair {
 	X509 *cert;
-	STACK_OF(X509) *chain;
+	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
 };
 
@@ -37,7 +37,7 @@ struct tls_identity {
 
 /* What one file holds. */
 struct contents {
-	STACK_OF(X509) *certs;
+	STACK_OF(X509) * certs;
 	EVP_PKEY *key, *dh;
 };
 
@@ -96,7 +96,8 @@ static bool passphrase_was_wrong(void)
 		wrong |= lib == ERR_LIB_EVP && reason == EVP_R_BAD_DECRYPT;
 		wrong |= lib == ERR_LIB_PEM && (reason == PEM_R_BAD_DECRYPT || reason == PEM_R_BAD_PASSWORD_READ);
 		wrong |= lib == ERR_LIB_PKCS12 && reason == PKCS12_R_MAC_VERIFY_FAILURE;
-		wrong |= lib == ERR_LIB_OSSL_STORE && (reason == OSSL_STORE_R_BAD_PASSWORD_READ || reason == OSSL_STORE_R_ERROR_VERIFYING_PKCS12_MAC);
+		wrong |= lib == ERR_LIB_OSSL_STORE &&
+		         (reason == OSSL_STORE_R_BAD_PASSWORD_READ || reason == OSSL_STORE_R_ERROR_VERIFYING_PKCS12_MAC);
 		wrong |= lib == ERR_LIB_PROV || lib == ERR_LIB_UI || lib == ERR_LIB_ASN1;
 	}
 	return wrong;
@@ -107,7 +108,7 @@ static void contents_free(struct contents *c)
 	sk_X509_pop_free(c->certs, X509_free);
 	EVP_PKEY_free(c->key);
 	EVP_PKEY_free(c->dh);
-	*c = (struct contents){ 0 };
+	*c = (struct contents){0};
 }
 
 static void contents_add(struct contents *c, OSSL_STORE_INFO *info)
@@ -128,8 +129,7 @@ static void contents_add(struct contents *c, OSSL_STORE_INFO *info)
 		if (!c->dh && EVP_PKEY_is_a(OSSL_STORE_INFO_get0_PARAMS(info), "DH"))
 			c->dh = OSSL_STORE_INFO_get1_PARAMS(info);
 		break;
-	default:
-		break;
+	default: break;
 	}
 }
 
@@ -244,7 +244,7 @@ static bool pair_take_certs(struct pair *pair, struct contents *from)
  */
 static bool add_cert_file(struct tls_identity *identity, const char *file)
 {
-	struct contents c = { 0 };
+	struct contents c = {0};
 	struct pair *pair;
 	bool ok = false;
 
@@ -275,7 +275,7 @@ out:
 /* The key of the option `key`: it belongs to the first certificate. */
 static bool add_key_file(struct tls_identity *identity, const char *file)
 {
-	struct contents c = { 0 };
+	struct contents c = {0};
 
 	if (!contents_load(&c, file, OSSL_STORE_INFO_PKEY) || !c.key) {
 		log_global(LOG_ERR, "Failed to load private key from: %s", file);

@@ -18,16 +18,16 @@
 #include <time.h>
 
 enum {
-	SHARDS = 16,	     /* locks of the server cache */
-	BUCKETS = 64,	     /* per shard */
-	TICKET_KEYS = 80,    /* name 16, HMAC key 32, AES key 32: SSL_CTX_set_tlsext_ticket_keys(3) */
+	SHARDS = 16,            /* locks of the server cache */
+	BUCKETS = 64,           /* per shard */
+	TICKET_KEYS = 80,       /* name 16, HMAC key 32, AES key 32: SSL_CTX_set_tlsext_ticket_keys(3) */
 	DESTINATIONS_MAX = 256, /* client sessions kept */
 };
 
 /* A stored session: of the server, by session id; of the client, by destination. */
 struct entry {
-	struct entry *chain;  /* bucket */
-	struct list used;     /* least recently used first */
+	struct entry *chain; /* bucket */
+	struct list used;    /* least recently used first */
 	time_t expires;
 	size_t key_len, der_len;
 	unsigned char bytes[]; /* key, then DER */
@@ -52,7 +52,8 @@ static int ctx_index = -1; /* SSL_CTX ex_data: struct tls_sessions */
 static uint64_t hash(const void *key, size_t n)
 {
 	const unsigned char *p = key;
-	uint64_t h = 0xcbf29ce484222325; /* FNV-1a; session ids are our own random bytes, destinations are configured: nobody chooses collisions */
+	uint64_t h =
+		0xcbf29ce484222325; /* FNV-1a; session ids are our own random bytes, destinations are configured: nobody chooses collisions */
 
 	while (n--)
 		h = (h ^ *p++) * 0x100000001b3;
@@ -256,7 +257,8 @@ static int client_new(SSL *ssl, SSL_SESSION *session)
 	return 0;
 }
 
-void tls_sessions_offer(struct tls_sessions *t, const char *destination, SSL *ssl, const struct section *section, const char *log_id)
+void tls_sessions_offer(struct tls_sessions *t, const char *destination, SSL *ssl, const struct section *section,
+                        const char *log_id)
 {
 	SSL_SESSION *session = section->session_resume ? shard_find(&t->client, destination, strlen(destination)) : NULL;
 
@@ -271,7 +273,7 @@ void tls_sessions_offer(struct tls_sessions *t, const char *destination, SSL *ss
 
 bool tls_sessions_install(struct tls_sessions *t, const struct section *section, SSL_CTX *ctx)
 {
-	unsigned char id[SSL_MAX_SID_CTX_LENGTH] = { 0 };
+	unsigned char id[SSL_MAX_SID_CTX_LENGTH] = {0};
 	size_t n = strlen(section->name);
 
 	if (n > sizeof(id))

@@ -14,7 +14,8 @@
 bool tls_sessions_install(struct tls_sessions *sessions, const struct section *section, SSL_CTX *ctx);
 
 /* Client mode: offers the destination's latest session; logs which. */
-void tls_sessions_offer(struct tls_sessions *sessions, const char *destination, SSL *ssl, const struct section *section, const char *log_id);
+void tls_sessions_offer(struct tls_sessions *sessions, const char *destination, SSL *ssl, const struct section *section,
+                        const char *log_id);
 
 /* The sessions a context belongs to. */
 struct tls_sessions *tls_sessions_of(SSL_CTX *ctx);

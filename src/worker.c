@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum {
-	STACKS_KEPT = 256,	/* conversations that may go on at once without mapping stacks anew */
+	STACKS_KEPT = 256, /* conversations that may go on at once without mapping stacks anew */
 	CONNS_PER_SLAB = 32,
 	ACCEPT_RETRY_MS = 1000, /* after EMFILE: "suspended for 1 second" */
 };
@@ -73,7 +73,8 @@ static void listener_suspended(struct listener *l, int error)
 /* Errors of one client's connection, which accept(2) passes on: the next may be well. */
 static bool is_clients_own(int error)
 {
-	static const int own[] = { ECONNABORTED, EINTR, EAGAIN, EPROTO, ENOPROTOOPT, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT };
+	static const int own[] = {ECONNABORTED, EINTR,     EAGAIN,       EPROTO, ENOPROTOOPT, ENETDOWN,
+	                          ENETUNREACH,  EHOSTDOWN, EHOSTUNREACH, ENONET, ETIMEDOUT};
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
 		if (error == -own[i])
@@ -247,7 +248,7 @@ static void answer(struct worker *w, struct message *m)
 
 void worker_ask(struct worker *w, void (*deliver)(struct worker *worker, void *arg), void *arg)
 {
-	struct question q = { .message.deliver = answer, .deliver = deliver, .arg = arg };
+	struct question q = {.message.deliver = answer, .deliver = deliver, .arg = arg};
 
 	pthread_mutex_init(&q.lock, NULL);
 	pthread_cond_init(&q.cond, NULL);

@@ -47,16 +47,16 @@ struct worker {
 	struct bufs bufs;
 	struct timers timers;
 	struct coro_pool *coros;
-	struct slab *conns;	  /* struct conn */
-	struct list live;	  /* connections */
+	struct slab *conns; /* struct conn */
+	struct list live;   /* connections */
 	struct list listeners;
-	struct service_set *set;  /* in force */
+	struct service_set *set; /* in force */
 	struct tls_library *library;
 
 	pthread_t thread;
 	pthread_mutex_t mail_lock;
 	struct list mail; /* struct message, under mail_lock */
-	int mail_fd;	  /* eventfd */
+	int mail_fd;      /* eventfd */
 	struct ring_op mail_op;
 	int error; /* why the worker could not start: -errno, set before ready */
 	pthread_barrier_t *ready;

@@ -67,8 +67,8 @@ static void die(const char *what)
 static void complain(const struct peer *peer, const char *what, int error)
 {
 	if (load.failed < COMPLAINTS) {
-		fprintf(stderr, "load: state %d after %lu ms: %s: %s\n", (int)peer->state, (unsigned long)(now_ms() - peer->since_ms),
-			what, error ? strerror(error) : "");
+		fprintf(stderr, "load: state %d after %lu ms: %s: %s\n", (int)peer->state,
+		        (unsigned long)(now_ms() - peer->since_ms), what, error ? strerror(error) : "");
 		ERR_print_errors_fp(stderr);
 	}
 	ERR_clear_error();
@@ -480,7 +480,8 @@ static void mode_bulk(uint64_t total)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: load [-P] [-r] [-2] [-k] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS\n");
+	fprintf(stderr,
+	        "usage: load [-P] [-r] [-2] [-k] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS\n");
 	return 2;
 }
 

@@ -28,7 +28,7 @@ static char response[RESPONSE_MAX];
 /* Binds port 0 of 127.0.0.1; the caller closes. */
 static int bound_socket(void)
 {
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t length = sizeof(in);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -59,8 +59,8 @@ TestSuite(admin, .init = set_up, .fini = tear_down);
 
 static int dial(const char *host)
 {
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
-	struct timeval patience = { .tv_sec = 15 };
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	struct timeval patience = {.tv_sec = 15};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	inet_pton(AF_INET, host, &in.sin_addr);
@@ -144,8 +144,8 @@ Test(admin, health)
 
 Test(admin, other_paths_and_methods)
 {
-	static const char *const paths[] = { "/x", "/metrics/", "/../etc/passwd", "/%2e%2e/", "//", "/health%00x" };
-	static const char *const methods[] = { "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "X" };
+	static const char *const paths[] = {"/x", "/metrics/", "/../etc/passwd", "/%2e%2e/", "//", "/health%00x"};
+	static const char *const methods[] = {"POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "X"};
 
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]) - 1; i++)
 		assert_status(request("GET", paths[i]), 404);
@@ -173,7 +173,8 @@ Test(admin, bodies_are_not_for_us)
 
 Test(admin, one_connection_many_requests)
 {
-	static const char two[] = "GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+	static const char two[] =
+		"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 	assert_status(talk(two, sizeof(two) - 1), 200);
 	assert_has(response, "\r\n\r\nok\nHTTP/1.1 404 ");
@@ -183,11 +184,15 @@ Test(admin, garbage_hurts_nobody)
 {
 	static char noise[100000];
 	static const char *const lines[] = {
-		"\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+		"\r\n",
+		"GET\r\n\r\n",
+		"GET / HTTP/9.9\r\n\r\n",
+		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 		"GET / HTTP/1.1\r\n:\r\n\r\n",
 		"GET /%zz%n%s%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 		"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
-		"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "",
+		"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+		"",
 	};
 
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
@@ -279,7 +284,7 @@ Test(admin, its_thread_takes_no_signals)
 
 Test(admin, addresses)
 {
-	static const char *const wrong[] = { "", ":", "x y", "127.0.0.1:99999", "/run/admin.sock", "@admin", "192.0.2.1:1" };
+	static const char *const wrong[] = {"", ":", "x y", "127.0.0.1:99999", "/run/admin.sock", "@admin", "192.0.2.1:1"};
 	char busy[32];
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)

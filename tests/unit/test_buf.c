@@ -108,7 +108,7 @@ Test(buf, the_size_that_fits)
 
 Test(queue, an_empty_one)
 {
-	struct queue q = { 0 }, other = { 0 };
+	struct queue q = {0}, other = {0};
 	char byte;
 
 	cr_assert_eq(queue_read(&q, &bufs, &byte, 1), 0);
@@ -123,7 +123,7 @@ Test(queue, an_empty_one)
 
 Test(queue, bytes_come_out_in_order)
 {
-	struct queue q = { 0 };
+	struct queue q = {0};
 	char out[16] = "";
 
 	queue_append(&q, filled(CHUNK_SMALL, "abc", 3));
@@ -146,7 +146,7 @@ Test(queue, bytes_come_out_in_order)
 
 Test(queue, moving_one_behind_another)
 {
-	struct queue to = { 0 }, from = { 0 };
+	struct queue to = {0}, from = {0};
 	char out[8] = "";
 
 	queue_append(&from, filled(CHUNK_SMALL, "1", 1));
@@ -166,7 +166,7 @@ Test(queue, moving_one_behind_another)
 
 Test(queue, reserved_room_is_without_a_break)
 {
-	struct queue q = { 0 };
+	struct queue q = {0};
 	struct chunk *first = queue_reserve(&q, &bufs, 100), *second;
 
 	cr_assert_geq(first->room - first->end, 100);
@@ -184,7 +184,7 @@ Test(queue, reserved_room_is_without_a_break)
 
 Test(queue, empty_chunks_are_skipped)
 {
-	struct queue q = { 0 };
+	struct queue q = {0};
 	char out[4] = "";
 
 	queue_reserve(&q, &bufs, 10); /* reserved, and not used after all */
@@ -204,7 +204,7 @@ Test(queue, more_than_a_big_chunk_is_written_to_several)
 {
 	enum { BYTES = 3 * CHUNK_BIG_ROOM + 17 };
 	unsigned char *in = malloc(BYTES), *out = malloc(BYTES);
-	struct queue q = { 0 };
+	struct queue q = {0};
 
 	for (size_t i = 0; i < BYTES; i++)
 		in[i] = (unsigned char)(i * 31 >> 3);
@@ -221,7 +221,7 @@ Test(queue, more_than_a_big_chunk_is_written_to_several)
 /* Bytes that come one by one share a chunk; what does not fit keeps its own. */
 Test(queue, join_copies_what_fits)
 {
-	struct queue q = { 0 }, one = { 0 };
+	struct queue q = {0}, one = {0};
 	unsigned char out[10000];
 
 	for (size_t i = 0; i < 10000; i++) {
@@ -260,7 +260,7 @@ static void model_write(struct model *m, size_t n)
 	for (size_t i = 0; i < n; i++)
 		m->bytes[m->end + i] = (unsigned char)random();
 	if (random() % 3 == 0) {
-		struct queue more = { 0 };
+		struct queue more = {0};
 
 		cr_assert_eq(queue_write(&more, &bufs, m->bytes + m->end, n), 0);
 		queue_join(&m->q, &more, &bufs);
@@ -318,7 +318,7 @@ Test(queue, random_against_a_model)
 Test(buf, no_memory)
 {
 	static const unsigned char bytes[2 * CHUNK_BIG_ROOM];
-	struct queue q = { 0 };
+	struct queue q = {0};
 
 	chunk_fail_nth(1, 1);
 	cr_assert_null(chunk_get(&bufs, CHUNK_SMALL));

@@ -388,7 +388,7 @@ Test(config_values, fields)
 		"sessionResume = no\nsessionCacheSize = 5\nsession = 6\nreset = no\nTIMEOUTbusy = 7\nTIMEOUTclose = -8\n"
 		"TIMEOUTconnect = 9\nTIMEOUTidle = 10\nstack = 65536\ndebug = 7\noptions = -NO_SSLv3\n"
 		"socket = a:SO_LINGER=1:60\nsocket = l:SO_RCVTIMEO=1:5\nsocket = r:SO_BINDTODEVICE=lo\nsocket = "
-	        "a:SO_REUSEADDR=no\n");
+		"a:SO_REUSEADDR=no\n");
 	const struct globals *g = &config->global;
 	const struct section *s = config->sections;
 

@@ -102,7 +102,7 @@ Test(jobs, many_threads_run_each_job_once)
 /* One job that blocks does not hold up the others while there is a second thread. */
 Test(jobs, a_blocked_job_blocks_one_thread)
 {
-	static struct job blocked = { .work = on_wait, .done = on_wait };
+	static struct job blocked = {.work = on_wait, .done = on_wait};
 
 	sem_init(&gate, 0, 0);
 	cr_assert_eq(jobs_start(2), 0);

@@ -79,9 +79,8 @@ static struct generation *listening_on(size_t count, const char *const *addrs)
 	return generation(load_good(text));
 }
 
-#define LISTENING_ON(...)                                                                     \
-	listening_on(sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(const char *), \
-		     (const char *const[]){ __VA_ARGS__ })
+#define LISTENING_ON(...) \
+	listening_on(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *), (const char *const[]){__VA_ARGS__})
 
 static bool put_in_force(struct generation *g)
 {
@@ -98,7 +97,7 @@ static const char *free_address(void)
 {
 	static char text[8][32];
 	static unsigned turn;
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(in);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char *to = text[turn++ % 8];
@@ -112,7 +111,7 @@ static const char *free_address(void)
 
 static int dial_address(const char *address)
 {
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	in.sin_port = htons((uint16_t)atoi(strchr(address, ':') + 1));
@@ -125,7 +124,7 @@ static int dial_address(const char *address)
 /* Somebody accepts there and speaks TLS: what is not TLS is answered or hung up on. */
 static bool is_served(int fd)
 {
-	struct pollfd answer = { .fd = fd, .events = POLLIN };
+	struct pollfd answer = {.fd = fd, .events = POLLIN};
 	bool served;
 
 	if (fd < 0)
@@ -188,7 +187,7 @@ Test(listen, reloads_under_fire)
 Test(listen, an_address_in_use_changes_nothing)
 {
 	const char *a = free_address(), *b = free_address(), *taken = free_address();
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	in.sin_port = htons((uint16_t)atoi(strchr(taken, ':') + 1));
@@ -213,7 +212,7 @@ Test(listen, the_same_address_twice)
 
 static int dial_path(const char *path)
 {
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
@@ -225,7 +224,7 @@ static int dial_path(const char *path)
 
 Test(listen, unix_sockets)
 {
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	const char *a = free_address(), *path = scratch("socket");
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -244,7 +243,7 @@ Test(listen, unix_sockets)
 
 Test(listen, a_unix_socket_in_use_is_left_alone)
 {
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	const char *path = scratch("socket");
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 

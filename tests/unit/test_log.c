@@ -98,7 +98,7 @@ TestSuite(log, .init = set_up, .fini = tear_down);
 
 static void open_file(const char *file, bool overwrite)
 {
-	cr_assert_eq(log_open(&(struct log_target){ .output = file, .overwrite = overwrite }), 0);
+	cr_assert_eq(log_open(&(struct log_target){.output = file, .overwrite = overwrite}), 0);
 }
 
 /* The content of a file, malloc()ed. */
@@ -212,7 +212,7 @@ Test(log, control_characters_are_masked)
 	log_write(LOG_NOTICE, "i\nd", "a\nb\tc\x1b[31m\x7f%s", "\r\n2026.01.01 00:00:00 LOG5[main]: forged \xc3\xa9");
 	log_close();
 	assert_file(path, "^" STAMP "LOG5\\[i[.]d\\]: a[.]b[.]c[.]\\[31m[.][.][.]2026[.]01[.]01 00:00:00 LOG5\\[main\\]: "
-			  "forged \xc3\xa9\n$");
+	                  "forged \xc3\xa9\n$");
 }
 
 Test(log, long_text_is_cut)
@@ -269,7 +269,8 @@ Test(log, kept_lines_come_first_and_obey_the_level)
 	log_write(LOG_DEBUG, "1", "a section's debug");
 	log_global(LOG_DEBUG, "not wanted");
 	log_close();
-	assert_file(path, "^" STAMP "LOG6\\[ui\\]: info\n" STAMP "LOG5\\[ui\\]: notice\n" STAMP "LOG7\\[1\\]: a section's debug\n$");
+	assert_file(path,
+	            "^" STAMP "LOG6\\[ui\\]: info\n" STAMP "LOG5\\[ui\\]: notice\n" STAMP "LOG7\\[1\\]: a section's debug\n$");
 }
 
 static void stderr_to(const char *file)
@@ -285,7 +286,7 @@ static void stderr_to(const char *file)
 Test(log, dump_of_a_failed_configuration)
 {
 	static const char want[] = "[*] zero\n[*] one\n[*] crit\n[!] \"err\": %s\n[:] warning\n[.] notice\n";
-	static const char *const words[] = { "zero", "one", "crit", "\"err\": %s", "warning", "notice", "info", "debug" };
+	static const char *const words[] = {"zero", "one", "crit", "\"err\": %s", "warning", "notice", "info", "debug"};
 	char *text;
 
 	stderr_to(path);
@@ -308,7 +309,7 @@ Test(log, kept_lines_are_bounded)
 	open_file(path, false);
 	log_close();
 	assert_file(path, "LOG3\\[ui\\]: the error\n" STAMP "LOG4\\[main\\]: [0-9]+ log line\\(s\\) dropped: "
-			  "the log could not be written fast enough\n$");
+	                  "the log could not be written fast enough\n$");
 }
 
 /* ---- targets ---- */
@@ -344,8 +345,9 @@ Test(log, stderr_and_syslog_get_the_same_lines)
 
 	snprintf(file, sizeof(file), "%s/stderr", dir);
 	stderr_to(file);
-	cr_assert_eq(log_open(&(struct log_target){ .output = path, .to_stderr = true, .to_syslog = true, .ident = "stunnel",
-						    .facility = LOG_LOCAL3 }), 0);
+	cr_assert_eq(log_open(&(struct log_target){
+			     .output = path, .to_stderr = true, .to_syslog = true, .ident = "stunnel", .facility = LOG_LOCAL3}),
+	             0);
 	log_write(LOG_WARNING, "5", "100%% %s", "%n");
 	log_close();
 	assert_file(path, "^" STAMP "LOG4\\[5\\]: 100% %n\n$");
@@ -394,13 +396,13 @@ Test(log, a_target_that_cannot_be_opened)
 	char bad[160];
 
 	snprintf(bad, sizeof(bad), "%s/none/log", dir);
-	cr_assert_eq(log_open(&(struct log_target){ .output = bad }), -ENOENT);
+	cr_assert_eq(log_open(&(struct log_target){.output = bad}), -ENOENT);
 	open_file(path, false);
-	cr_assert_eq(log_open(&(struct log_target){ .output = bad }), -ENOENT);
+	cr_assert_eq(log_open(&(struct log_target){.output = bad}), -ENOENT);
 	log_write(LOG_NOTICE, "ui", "goes on");
 	log_close();
-	assert_file(path, "^" STAMP "LOG3\\[ui\\]: Cannot open log file: .*/none/log: No such file or directory \\(2\\)\n"
-			  STAMP "LOG3\\[ui\\]: Cannot open.*\n" STAMP "LOG5\\[ui\\]: goes on\n$");
+	assert_file(path, "^" STAMP "LOG3\\[ui\\]: Cannot open log file: .*/none/log: No such file or directory \\(2\\)\n" STAMP
+	                  "LOG3\\[ui\\]: Cannot open.*\n" STAMP "LOG5\\[ui\\]: goes on\n$");
 }
 
 Test(log, reopening_fails_and_the_old_file_stays)
@@ -447,7 +449,7 @@ Test(log, a_name_that_is_too_long)
 	char *name = calloc(1, 10000);
 
 	memset(name, '/', 9999);
-	cr_assert_eq(log_open(&(struct log_target){ .output = name }), -ENAMETOOLONG);
+	cr_assert_eq(log_open(&(struct log_target){.output = name}), -ENAMETOOLONG);
 	free(name);
 }
 
@@ -472,7 +474,7 @@ static void *chatter(void *arg)
 Test(log, many_threads_lose_nothing_and_mix_nothing)
 {
 	pthread_t threads[THREADS];
-	int next[THREADS] = { 0 };
+	int next[THREADS] = {0};
 	char *file, *save = NULL;
 
 	open_file(path, false);
@@ -559,7 +561,8 @@ Test(log, a_stuck_sink_holds_up_nobody)
 	cr_assert_eq(log_dropped(), 1000);
 	text = drain(reader);
 	log_close();
-	snprintf(want, sizeof(want), "LOG4[main]: %lu log line(s) dropped: the log could not be written fast enough\n", log_dropped());
+	snprintf(want, sizeof(want), "LOG4[main]: %lu log line(s) dropped: the log could not be written fast enough\n",
+	         log_dropped());
 	if (!strstr(text, "byte(s) of the log lost")) { /* unless this machine was so slow that the writer gave the reader up */
 		cr_assert_not_null(strstr(text, want));
 		cr_assert_not_null(strstr(text, "LOG3[ui]: an error after the flood\n"));
@@ -598,7 +601,7 @@ Test(log, a_reader_that_went_away)
 Test(log, a_fifo_without_a_reader)
 {
 	cr_assert_eq(mkfifo(path, 0600), 0);
-	cr_assert_eq(log_open(&(struct log_target){ .output = path }), -ENXIO);
+	cr_assert_eq(log_open(&(struct log_target){.output = path}), -ENXIO);
 }
 
 /* A blocking stderr that nobody reads: the process must end all the same. */
@@ -609,7 +612,7 @@ Test(log, closing_gives_up_a_sink_that_never_moves)
 
 	cr_assert_eq(pipe(ends), 0);
 	dup2(ends[1], STDERR_FILENO);
-	cr_assert_eq(log_open(&(struct log_target){ .to_stderr = true }), 0);
+	cr_assert_eq(log_open(&(struct log_target){.to_stderr = true}), 0);
 	for (int i = 0; i < 2000; i++)
 		log_write(LOG_NOTICE, "ui", "%0100d", i);
 	clock_gettime(CLOCK_MONOTONIC, &from);
@@ -618,7 +621,7 @@ Test(log, closing_gives_up_a_sink_that_never_moves)
 	cr_assert_geq(to.tv_sec - from.tv_sec, 4);
 	dup2(null, STDERR_FILENO);
 	close(ends[0]); /* EPIPE: the writer goes on */
-	cr_assert_eq(log_open(&(struct log_target){ .output = path }), 0);
+	cr_assert_eq(log_open(&(struct log_target){.output = path}), 0);
 	log_write(LOG_NOTICE, "ui", "alive");
 	log_close();
 	dup2(saved, STDERR_FILENO);

@@ -44,7 +44,7 @@ static void note(struct ring_op *op, const struct ring_result *result)
 	}
 }
 
-#define PROBE() ((struct probe){ .op.done = note })
+#define PROBE() ((struct probe){.op.done = note})
 
 static void up(void)
 {
@@ -283,7 +283,7 @@ Test(ring, connects_and_accepts)
 		server = accepting.res;
 		cr_assert(server >= 0 && accepting.more);
 		put(client[i], "?", 1);
-		cr_assert_eq(read(server, &(char){ 0 }, 1), 1);
+		cr_assert_eq(read(server, &(char){0}, 1), 1);
 		close(server);
 		close(client[i]);
 	}
@@ -300,7 +300,7 @@ Test(ring, connects_and_accepts)
 
 Test(ring, a_reset_is_an_error)
 {
-	static const struct linger abort_at_once = { .l_onoff = 1 };
+	static const struct linger abort_at_once = {.l_onoff = 1};
 	struct probe p = PROBE();
 	struct addr addr;
 	int fd = listener(&addr), client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), server;
@@ -490,7 +490,7 @@ static void turn_until(const bool *over)
 Test(ring, a_coroutine_connects_sends_and_receives)
 {
 	struct coro_pool *coros = coro_pool_new(CORO_STACK_DEFAULT, 4);
-	struct talk t = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0) };
+	struct talk t = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
 	int fd = listener(&t.addr), server;
 	char got[8] = "";
 
@@ -512,7 +512,7 @@ Test(ring, a_coroutine_connects_sends_and_receives)
 Test(ring, a_coroutine_is_interrupted)
 {
 	struct coro_pool *coros = coro_pool_new(CORO_STACK_DEFAULT, 4);
-	struct talk t = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0) };
+	struct talk t = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
 	int fd = listener(&t.addr);
 
 	cr_assert_eq(coro_start(coros, converse, &t), 0);
@@ -596,7 +596,7 @@ Test(ring, no_memory_for_chunks)
 
 Test(ring, opened_without_memory_for_chunks)
 {
-	struct bufs mine = { 0 };
+	struct bufs mine = {0};
 	struct ring *second;
 	int error;
 

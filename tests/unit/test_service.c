@@ -51,10 +51,11 @@ static struct generation *good(struct config *config, const struct generation *p
 
 Test(service, each_worker_has_services_of_its_own)
 {
-	struct generation *g = good(load_format("[one]\naccept = 127.0.0.1:4711\nconnect = 127.0.0.1:80\nconnect = 127.0.0.2:81\ncert = %s\n"
-						"[two]\nclient = yes\naccept = 127.0.0.1:4712\nconnect = 127.0.0.3:82\nlocal = 127.0.0.9\n",
-						scratch("a.pem")),
-				    NULL);
+	struct generation *g =
+		good(load_format("[one]\naccept = 127.0.0.1:4711\nconnect = 127.0.0.1:80\nconnect = 127.0.0.2:81\ncert = %s\n"
+	                         "[two]\nclient = yes\naccept = 127.0.0.1:4712\nconnect = 127.0.0.3:82\nlocal = 127.0.0.9\n",
+	                         scratch("a.pem")),
+	             NULL);
 
 	cr_assert_eq(g->workers, WORKERS);
 	cr_assert_eq(g->refs, WORKERS);
@@ -81,7 +82,8 @@ Test(service, each_worker_has_services_of_its_own)
 /* A second section that fails takes the first, which is fine, along. */
 static void fails(const char *options, const char *words)
 {
-	struct config *config = load_format("[fine]\naccept = 127.0.0.1:4710\nconnect = 80\ncert = %s\n[s]\n%s", scratch("a.pem"), options);
+	struct config *config =
+		load_format("[fine]\naccept = 127.0.0.1:4710\nconnect = 80\ncert = %s\n[s]\n%s", scratch("a.pem"), options);
 
 	cr_assert_null(bring_up(config, NULL), "%s", options);
 	cr_assert(strstr(said, words), "%s\nsaid:\n%s", options, said);
@@ -117,10 +119,11 @@ Test(service, an_accept_address_that_does_not_resolve)
 /* ... of an upstream is looked up for each connection instead. */
 Test(service, a_connect_address_that_does_not_resolve)
 {
-	struct generation *g = good(load_format("[s]\naccept = 127.0.0.1:4711\nconnect = 127.0.0.1:80\nconnect = 127.0.0.1:no-such-service\n"
-						"cert = %s\n",
-						scratch("a.pem")),
-				    NULL);
+	struct generation *g =
+		good(load_format("[s]\naccept = 127.0.0.1:4711\nconnect = 127.0.0.1:80\nconnect = 127.0.0.1:no-such-service\n"
+	                         "cert = %s\n",
+	                         scratch("a.pem")),
+	             NULL);
 
 	cr_assert(strstr(said, "Error resolving \"127.0.0.1:no-such-service\""), "%s", said);
 	cr_assert(g->commons[0].upstream.delay);
@@ -139,15 +142,17 @@ static struct tls_sessions *sessions(const struct generation *g, const char *nam
 Test(service, a_reload_keeps_the_sessions_of_unchanged_sections)
 {
 	const char *a = scratch("a.pem");
-	struct generation *old = good(load_format("[same]\n" HEAD "cert = %s\n[changed]\naccept = 127.0.0.1:4712\nconnect = 80\ncert = %s\n"
-						  "[renamed]\naccept = 127.0.0.1:4713\nconnect = 80\ncert = %s\n",
-						  a, a, a),
-				      NULL);
-	struct generation *next = good(load_format("[changed]\naccept = 127.0.0.1:4712\nconnect = 80\ncert = %s\nsslVersion = TLSv1.3\n"
-						   "# another place in the file changes nothing\n[same]\n" HEAD "cert = %s\n"
-						   "[new name]\naccept = 127.0.0.1:4713\nconnect = 80\ncert = %s\n",
-						   a, a, a),
-				       old);
+	struct generation *old =
+		good(load_format("[same]\n" HEAD "cert = %s\n[changed]\naccept = 127.0.0.1:4712\nconnect = 80\ncert = %s\n"
+	                         "[renamed]\naccept = 127.0.0.1:4713\nconnect = 80\ncert = %s\n",
+	                         a, a, a),
+	             NULL);
+	struct generation *next =
+		good(load_format("[changed]\naccept = 127.0.0.1:4712\nconnect = 80\ncert = %s\nsslVersion = TLSv1.3\n"
+	                         "# another place in the file changes nothing\n[same]\n" HEAD "cert = %s\n"
+	                         "[new name]\naccept = 127.0.0.1:4713\nconnect = 80\ncert = %s\n",
+	                         a, a, a),
+	             old);
 
 	cr_assert_not_null(sessions(next, "same"));
 	cr_assert_eq(sessions(next, "same"), sessions(old, "same"));
@@ -162,9 +167,10 @@ Test(service, a_failed_reload_leaves_the_old_generation_whole)
 	struct generation *old = good(load_format("[s]\n" HEAD "cert = %s\n", scratch("a.pem")), NULL);
 	struct tls_sessions *before = sessions(old, "s");
 
-	cr_assert_null(bring_up(load_format("[s]\n" HEAD "cert = %s\n[t]\naccept = 127.0.0.1:2\nconnect = 3\ncert = /nonexistent\n",
-					    scratch("a.pem")),
-				old));
+	cr_assert_null(
+		bring_up(load_format("[s]\n" HEAD "cert = %s\n[t]\naccept = 127.0.0.1:2\nconnect = 3\ncert = /nonexistent\n",
+	                             scratch("a.pem")),
+	                 old));
 	cr_assert_eq(sessions(old, "s"), before);
 	cr_assert_eq(old->refs, WORKERS);
 	generation_free(old);

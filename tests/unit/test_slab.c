@@ -97,7 +97,7 @@ Test(slab, random_against_a_model)
 {
 	enum { OBJECTS = 300, SIZE = 72 };
 	struct slab *slab = slab_new(SIZE, 64, 10);
-	unsigned char *objects[OBJECTS] = { 0 };
+	unsigned char *objects[OBJECTS] = {0};
 	size_t used = 0;
 
 	srandom(2);

@@ -99,7 +99,8 @@ Test(stats, prometheus_format)
 		if (sscanf(line, "# TYPE %63s %15s", name, kind) == 2) {
 			cr_assert_str_eq(name, declared);
 			cr_assert(!strcmp(kind, "counter") || !strcmp(kind, "gauge"));
-			cr_assert_eq(!strcmp(kind, "counter"), strlen(name) > 6 && !strcmp(name + strlen(name) - 6, "_total"), "%s", name);
+			cr_assert_eq(!strcmp(kind, "counter"), strlen(name) > 6 && !strcmp(name + strlen(name) - 6, "_total"),
+			             "%s", name);
 		} else if (sscanf(line, "# HELP %63s", name) == 1) {
 			cr_assert_str_neq(name, declared);
 			strcpy(declared, name);
@@ -143,10 +144,9 @@ Test(stats, hostile_names)
 	stats_of(name, "server", 0);
 	stats_of("", "client", 0);
 	configure(name);
-	assert_in(stats_print_prometheus,
-		  "{service=\"<b>\\\"'&\\\\\\\\x0A\\\\x1B\\\\x7F"
-		  "\\\\xFF\\\\xC0\\\\x80\\\\xED\\\\xA0\\\\x80\\\\xF4\\\\x90\\\\x80\\\\x80\\\\xC2\\\\x85 "
-		  "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \\\\xE2\\\\x82\",role=\"server\"} 0\n");
+	assert_in(stats_print_prometheus, "{service=\"<b>\\\"'&\\\\\\\\x0A\\\\x1B\\\\x7F"
+	                                  "\\\\xFF\\\\xC0\\\\x80\\\\xED\\\\xA0\\\\x80\\\\xF4\\\\x90\\\\x80\\\\x80\\\\xC2\\\\x85 "
+	                                  "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \\\\xE2\\\\x82\",role=\"server\"} 0\n");
 	assert_in(stats_print_prometheus, "{service=\"\",role=\"client\"} 0\n");
 	assert_in(stats_print_html, "<td>&lt;b&gt;&quot;&#39;&amp;\\\\x0A\\x1B\\x7F\\xFF");
 	assert_in(stats_print_html, "\xf0\x9f\x98\x80 \\xE2\\x82<small>");
@@ -176,8 +176,14 @@ Test(stats, numbers_for_people)
 		uint64_t bytes;
 		const char *text;
 	} sizes[] = {
-		{ 0, ">0 B<" }, { 1023, ">1023 B<" }, { 1024, ">1.0 KiB<" }, { 1536, ">1.5 KiB<" }, { 102400, ">100 KiB<" },
-		{ (1 << 20) - 1, ">1.0 MiB<" }, { UINT64_C(5) << 40, ">5.0 TiB<" }, { UINT64_MAX, ">16.0 EiB<" },
+		{0, ">0 B<"},
+		{1023, ">1023 B<"},
+		{1024, ">1.0 KiB<"},
+		{1536, ">1.5 KiB<"},
+		{102400, ">100 KiB<"},
+		{(1 << 20) - 1, ">1.0 MiB<"},
+		{UINT64_C(5) << 40, ">5.0 TiB<"},
+		{UINT64_MAX, ">16.0 EiB<"},
 	};
 	struct stats *stats = stats_of("web", "server", 0);
 

@@ -56,8 +56,8 @@ static void on_disarm_other(struct timer *timer)
 
 Test(timer, empty)
 {
-	struct timers timers = { 0 };
-	struct timer timer = { 0 };
+	struct timers timers = {0};
+	struct timer timer = {0};
 
 	cr_assert_eq(timers_next(&timers), UINT64_MAX);
 	timers_run(&timers, 1000);
@@ -68,8 +68,8 @@ Test(timer, empty)
 
 Test(timer, fires_when_due_not_before)
 {
-	struct timers timers = { 0 };
-	struct probe probe = { .timer.expired = on_count };
+	struct timers timers = {0};
+	struct probe probe = {.timer.expired = on_count};
 
 	last_fired = 0;
 	cr_assert_eq(timer_arm(&timers, &probe.timer, 100), 0);
@@ -85,8 +85,8 @@ Test(timer, fires_when_due_not_before)
 
 Test(timer, arming_again_moves)
 {
-	struct timers timers = { 0 };
-	struct probe probe = { .timer.expired = on_count };
+	struct timers timers = {0};
+	struct probe probe = {.timer.expired = on_count};
 
 	last_fired = 0;
 	timer_arm(&timers, &probe.timer, 100);
@@ -102,8 +102,8 @@ Test(timer, arming_again_moves)
 /* A callback that arms for "now" over and over must not keep timers_run() from returning. */
 Test(timer, rearmed_for_now_runs_in_the_next_call)
 {
-	struct timers timers = { 0 };
-	struct probe probe = { .timer.expired = on_rearm_now, .timers = &timers };
+	struct timers timers = {0};
+	struct probe probe = {.timer.expired = on_rearm_now, .timers = &timers};
 
 	timer_arm(&timers, &probe.timer, 10);
 	timers_run(&timers, 10);
@@ -117,9 +117,9 @@ Test(timer, rearmed_for_now_runs_in_the_next_call)
 
 Test(timer, callbacks_may_free_and_disarm)
 {
-	struct timers timers = { 0 };
+	struct timers timers = {0};
 	struct probe *gone = calloc(1, sizeof(*gone));
-	struct probe a = { .timer.expired = on_disarm_other, .timers = &timers }, b = a;
+	struct probe a = {.timer.expired = on_disarm_other, .timers = &timers}, b = a;
 
 	a.other = &b;
 	b.other = &a;
@@ -154,7 +154,7 @@ static size_t model_armed(const struct probe *probes)
 
 Test(timer, random_against_a_model)
 {
-	struct timers timers = { 0 };
+	struct timers timers = {0};
 	struct probe *probes = calloc(TIMERS, sizeof(*probes));
 	uint64_t now = 0;
 

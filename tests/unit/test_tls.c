@@ -9,7 +9,7 @@
 
 #include <openssl/ssl.h>
 
-static const struct addr peer = { .in = { .sin_family = AF_INET }, .len = sizeof(struct sockaddr_in) };
+static const struct addr peer = {.in = {.sin_family = AF_INET}, .len = sizeof(struct sockaddr_in)};
 
 /* Two workers, each with a client section and a server section. */
 static struct world {
@@ -46,8 +46,8 @@ static void open_world(const char *client_options, const char *server_options)
 	const struct section *section;
 
 	world.config = load_format("[client]\nclient = yes\naccept = 127.0.0.1:1\nconnect = localhost:2\n%s\n"
-				   "[server]\naccept = 127.0.0.1:2\nconnect = 3\ncert = %s\n%s\n",
-				   client_options, scratch("a.pem"), server_options);
+	                           "[server]\naccept = 127.0.0.1:2\nconnect = 3\ncert = %s\n%s\n",
+	                           client_options, scratch("a.pem"), server_options);
 	section = world.config->sections;
 	world.client_sessions = tls_sessions_new(section);
 	world.server_sessions = tls_sessions_new(section->next);
@@ -101,7 +101,7 @@ static size_t carry(struct side *from, struct side *to, size_t n)
 
 static void connect_start(unsigned client_worker, unsigned server_worker, const char *destination)
 {
-	client = server = (struct side){ 0 };
+	client = server = (struct side){0};
 	client.tls.log_id = server.tls.log_id = "test";
 	client.tls.peer = server.tls.peer = &peer;
 	cr_assert_eq(tls_start(&client.tls, world.client[client_worker], &bufs, &client.in, &client.out, destination), 0);
@@ -160,7 +160,7 @@ static enum record_result records_close(struct side *side)
 
 static void say(struct side *side, const void *data, size_t n)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	cr_assert_eq(queue_write(&plain, &bufs, data, n), 0);
 	cr_assert_eq(side->tls.record.engine->seal(&side->tls.record, &plain), RECORD_OK);
@@ -171,7 +171,7 @@ static void say(struct side *side, const void *data, size_t n)
 /* Everything `side` has been sent by now is this. */
 static void hears(struct side *side, const void *data, size_t n)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	char *got = malloc(n + 1);
 
 	cr_assert_eq(records_open(side, &plain, SIZE_MAX), RECORD_OK);
@@ -196,7 +196,7 @@ static void exchange(void)
 /* Both sides end in an orderly way. */
 static void bye(void)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	cr_assert_eq(records_close(&client), RECORD_OK);
 	carry(&client, &server, SIZE_MAX);
@@ -209,8 +209,8 @@ static void bye(void)
 	disconnect();
 }
 
-static const char *const versions[] = { "sslVersion = TLSv1.2", "sslVersion = TLSv1.3" };
-static const char *const version_names[] = { "TLSv1.2", "TLSv1.3" };
+static const char *const versions[] = {"sslVersion = TLSv1.2", "sslVersion = TLSv1.3"};
+static const char *const version_names[] = {"TLSv1.2", "TLSv1.3"};
 
 /* --- handshakes --- */
 
@@ -412,7 +412,7 @@ Test(tls, a_full_cache_forgets)
 /* An end without close_notify does not spoil a session; a fatal alert does (RFC 5246 7.2.2). */
 Test(tls, sessions_after_a_bad_end)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	open_world("sslVersion = TLSv1.2", "options = NO_TICKET");
 	connect_sides(0, 0, "");
@@ -443,7 +443,7 @@ static unsigned char *random_bytes(size_t n)
 
 Test(record, byte_by_byte)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	char got[8] = "";
 
 	open_world("", "");
@@ -490,7 +490,7 @@ Test(record, in_pieces_of_every_size)
 {
 	enum { BYTES = 50000 };
 	unsigned char *data = random_bytes(BYTES), *got = malloc(BYTES);
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	open_world("", "");
 	connect_sides(0, 0, "");
@@ -513,7 +513,7 @@ Test(record, stops_at_the_limit)
 {
 	enum { BYTES = 200000, LIMIT = 20000, RECORD = 16384 };
 	unsigned char *data = random_bytes(BYTES), *got = malloc(BYTES);
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	size_t n = 0;
 	int turns = 0;
 
@@ -542,7 +542,7 @@ Test(record, stops_at_the_limit)
 /* After close_notify one way the other goes on. */
 Test(record, half_closed)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	for (int v = 0; v < 2; v++) {
 		open_world(versions[v], "");
@@ -568,7 +568,7 @@ Test(record, half_closed)
 
 Test(record, truncated)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	open_world("", "");
 	for (size_t n = 1; n < 30; n++) {
@@ -587,7 +587,7 @@ Test(record, truncated)
 Test(record, damaged)
 {
 	static unsigned char record[256];
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	size_t n;
 
 	for (int v = 0; v < 2; v++) {
@@ -619,7 +619,7 @@ Test(record, damaged)
 
 Test(record, plain_text_after_the_handshake)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	open_world("", "");
 	connect_sides(0, 0, "");
@@ -657,7 +657,7 @@ static enum record_result renegotiate(struct queue *plain)
 
 Test(record, renegotiation_no)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 
 	open_world("sslVersion = TLSv1.2", "renegotiation = no");
 	cr_assert_eq(renegotiate(&plain), RECORD_FAILED);
@@ -671,7 +671,7 @@ Test(record, renegotiation_no)
 
 Test(record, renegotiation_yes)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	enum tls_progress c;
 
 	open_world("sslVersion = TLSv1.2", "renegotiation = yes\noptions = ALLOW_CLIENT_RENEGOTIATION");
@@ -723,7 +723,7 @@ Test(tls, identities)
 
 Test(tls, nothing_started_ends_well)
 {
-	struct tls tls = { 0 };
+	struct tls tls = {0};
 
 	tls_end(&tls);
 	tls_context_free(NULL);
@@ -738,7 +738,7 @@ Test(tls, nothing_started_ends_well)
 /* One whole connection in which anything may fail; true when nothing did. */
 static bool connection_survives(void)
 {
-	struct queue plain = { 0 };
+	struct queue plain = {0};
 	enum tls_progress c = TLS_WANTS_BYTES, s = TLS_WANTS_BYTES;
 	bool ok;
 

@@ -32,7 +32,7 @@ static inline void scratch_up(void)
 
 static inline void scratch_down(void)
 {
-	static const char *const names[] = { "a.pem", "b.pem", "cert.pem", "key.pem", "other.pem", "junk.pem", "socket" };
+	static const char *const names[] = {"a.pem", "b.pem", "cert.pem", "key.pem", "other.pem", "junk.pem", "socket"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		unlink(scratch(names[i]));
