@@ -26,7 +26,8 @@ WARN	= -Wall -Wextra -Wshadow -Wvla -Wundef -Wwrite-strings -Wstrict-prototypes 
 HARDEN	= -fstack-protector-strong -fstack-clash-protection -fPIE
 # The fortified functions hide reads and writes from the sanitizers, which check them better.
 HARDEN	+= $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
-SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+# gcc warns of variables that are not uninitialized once sanitizers have been at them.
+SANFLAGS = $(if $(SAN),-Wno-unknown-warning-option -Wno-maybe-uninitialized -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 
 # Optional: AES-GCM by intel-ipsec-mb where its header is installed (x86-64).
 ipsec_mb := $(wildcard /usr/include/intel-ipsec-mb.h)

@@ -25,6 +25,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(900))
 
 
+def pytest_assertrepr_compare(op, left, right):
+    """Megabytes that differ: where, in a line. pytest's own comparison takes minutes and prints all of them."""
+    if isinstance(left, tuple) and isinstance(right, tuple) and left and right:
+        ends = f", then {left[1:]} and {right[1:]}"
+        left, right = left[0], right[0]
+    else:
+        ends = ""
+    if op != "==" or not isinstance(left, bytes) or not isinstance(right, bytes) or max(len(left), len(right)) < 500:
+        return None
+    place = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
+    return [f"{len(left)} bytes == {len(right)} bytes", f"first difference at {place}: {left[place:place + 16]!r} == "
+            f"{right[place:place + 16]!r}{ends}"]
+
+
 def pytest_sessionstart(session):
     if not os.access(BINARY, os.X_OK):
         pytest.exit(f"{BINARY} is not there: build it first", returncode=4)

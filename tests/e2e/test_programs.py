@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from peers import TIMEOUT, collect, connect, echo, pattern, read_all, read_exactly
+from peers import EOF, TIMEOUT, collect, connect, echo, pattern, read_all, read_exactly
 from proxy import SLOW, until
 
 MIB = 1 << 20
@@ -185,8 +185,7 @@ def test_stunnel_as_peer(bench, pki, need, peer):
     with connect(front) as sock:
         sock.sendall(data)
         sock.shutdown(1)
-        got, _ = read_all(sock)
-    assert got == data
+        assert read_all(sock) == (data, EOF)
     assert backend.result() == len(data)
 
 
