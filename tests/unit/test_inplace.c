@@ -328,7 +328,7 @@ Test(inplace, without_extended_master_secret)
 /* The record numbers are right whatever went by before. */
 Test(inplace, after_any_number_of_records)
 {
-	for (int i = 0; i < SUITES; i++)
+	for (int i = 0; i < SUITES; i += 3)
 		for (int there = 0; there < 4; there++)
 			for (int back = 0; back < 4; back++) {
 				meet((there + back) % 2, &suites[i]);
@@ -378,7 +378,7 @@ Test(inplace, in_the_middle_of_a_record)
 {
 	for (int waiting = 0; waiting < 2; waiting++)
 		for (int v = 0; v < 2; v++)
-			for (size_t n = 0; n < 110; n++) {
+			for (size_t n = 0; n < 110; n += n < 70 ? 1 : 5) {
 				meet(n % 2, v ? v12 : v13);
 				promoted_after(n, waiting);
 				part();
@@ -529,7 +529,7 @@ Test(inplace, tickets_after_the_hand_over)
 static void in_pieces(size_t piece)
 {
 	struct queue plain = {0};
-	size_t n = 20000 + piece % 100;
+	size_t n = piece < 100 ? 2000 : 20000;
 	int done;
 
 	peer_says(data, n);
@@ -798,7 +798,7 @@ static void forged(int type, const void *content, size_t n)
 /* Takes the next record that we have sent off `out`. Returns its type; the content is left in `got`. */
 static int we_sent(size_t *n)
 {
-	unsigned char header[5], *content;
+	unsigned char header[5], *content = NULL;
 	int type = 0;
 	size_t body;
 
@@ -866,7 +866,7 @@ Test(inplace, forged_data)
 Test(inplace, damaged)
 {
 	for (int i = 0; i < SUITES; i++)
-		for (size_t at = 5; at < 60; at++) {
+		for (size_t at = 5; at < 60; at += i % 3 ? 7 : 1) {
 			size_t len;
 
 			meet(at % 2, &suites[i]);
@@ -1445,7 +1445,7 @@ __attribute__((constructor)) static void watch_memory(void)
 
 Test(inplace, no_memory_for_the_hand_over)
 {
-	for (int i = 0; i < SUITES; i++) {
+	for (int i = 0; i < SUITES; i += 3) {
 		enum tls_promotion promotion = TLS_STAYS;
 		long n;
 
