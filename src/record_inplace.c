@@ -27,7 +27,7 @@ enum {
 	MESSAGE_HEAD = 4,                                     /* a handshake message's type and length */
 	TICKET_MAX = 4 + 4 + 1 + 255 + 2 + 65535 + 2 + 65534, /* the longest NewSessionTicket: 4.6.1 */
 	/* Records in a row that carry no application data: KeyUpdates, warnings, empty ones. A peer with more to say than this is up to something. */
-	IDLE_RECORDS_MAX = 64,
+	IDLE_RECORDS_MAX = 128,
 };
 
 /* AES-GCM keys are good for 2^24.5 full records (RFC 8446 5.5); the other limits are further off. */
