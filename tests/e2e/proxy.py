@@ -115,14 +115,22 @@ class Proxy:
     def settle(self):
         """Notes the number of descriptors once it is steady: the base that it must come back to."""
         last, same = -1, 0
-        for _ in range(100):
+        if not IS_STUNNEL:
+            # The sockets listen before the workers run; each of them has a ring.
+            until(lambda: len([fd for fd in self.fds().values() if "io_uring" in fd]) >= self.workers() or self.process.poll() is not None,
+                  what="every worker runs")
+        for _ in range(200):
             now = len(self.fds())
             same = same + 1 if now == last else 0
-            if same >= (1 if SLOW == 1 else 6):
+            if same >= (1 if SLOW == 1 else 20):
                 break
             last = now
             time.sleep(0.05)
         self.base_fds = last
+
+    def workers(self):
+        configured = re.findall(r"(?mi)^\s*workers\s*=\s*(\d+)", self.text)
+        return int(configured[-1]) if configured else len(os.sched_getaffinity(self.pid))
 
     def fds(self):
         found = {}
