@@ -115,7 +115,7 @@ class Proxy:
     def settle(self):
         """Notes the number of descriptors once it is steady: the base that it must come back to."""
         last, same = -1, 0
-        if not IS_STUNNEL:
+        if self.base_fds is None and not IS_STUNNEL:
             # The sockets listen before the workers run; each of them has a ring.
             until(lambda: len([fd for fd in self.fds().values() if "io_uring" in fd]) >= self.workers() or self.process.poll() is not None,
                   what="every worker runs")
