@@ -24,22 +24,32 @@ void cr_register(struct cr_test *test)
 	*end = test;
 }
 
-void cr_check(bool fatal, bool holds, const char *file, int line, const char *what, const char *format, ...)
+static void __attribute__((format(printf, 4, 0))) say(const char *file, int line, const char *what, const char *format, va_list args)
+{
+	failed = true;
+	fprintf(stderr, "%s:%d: assertion failed: %s:", file, line, what);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+}
+
+void cr_note(const char *file, int line, const char *what, const char *format, ...)
 {
 	va_list args;
 
-	if (holds)
-		return;
-	failed = true;
-	fprintf(stderr, "%s:%d: assertion failed: %s:", file, line, what);
 	va_start(args, format);
-	vfprintf(stderr, format, args);
+	say(file, line, what, format, args);
 	va_end(args);
-	fputc('\n', stderr);
-	if (fatal) {
-		fflush(NULL);
-		_exit(FAILED);
-	}
+}
+
+void cr_abort(const char *file, int line, const char *what, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	say(file, line, what, format, args);
+	va_end(args);
+	fflush(NULL);
+	_exit(FAILED);
 }
 
 void cr_skip(const char *file, int line)

@@ -31,8 +31,9 @@ struct cr_test {
 };
 
 void cr_register(struct cr_test *test);
-void cr_check(bool fatal, bool holds, const char *file, int line, const char *what, const char *format, ...)
-	__attribute__((format(printf, 6, 7)));
+void cr_abort(const char *file, int line, const char *what, const char *format, ...)
+	__attribute__((noreturn, format(printf, 4, 5)));
+void cr_note(const char *file, int line, const char *what, const char *format, ...) __attribute__((format(printf, 4, 5)));
 void cr_skip(const char *file, int line) __attribute__((noreturn));
 
 #define CR_NAME(suite, name, part) suite##_##name##_##part
@@ -56,7 +57,10 @@ void cr_skip(const char *file, int line) __attribute__((noreturn));
 	struct cr_test
 
 /* The space keeps the format from being empty when no message is given. */
-#define CR_CHECK(fatal, holds, what, ...) cr_check(fatal, holds, __FILE__, __LINE__, what, " " __VA_ARGS__)
+#define CR_CHECK(fatal, holds, what, ...)                                                 \
+	((holds)   ? (void)0                                                              \
+	 : (fatal) ? cr_abort(__FILE__, __LINE__, what, " " __VA_ARGS__)                  \
+		   : cr_note(__FILE__, __LINE__, what, " " __VA_ARGS__))
 #define CR_COMPARE(fatal, a, op, b, ...) CR_CHECK(fatal, (a)op(b), #a " " #op " " #b, __VA_ARGS__)
 #define CR_STRINGS(fatal, a, op, b, ...) CR_CHECK(fatal, strcmp((a), (b)) op 0, #a " " #op " " #b, __VA_ARGS__)
 #define CR_BYTES(fatal, a, op, b, size, ...) CR_CHECK(fatal, memcmp((a), (b), (size)) op 0, #a " " #op " " #b, __VA_ARGS__)
