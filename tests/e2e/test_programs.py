@@ -8,6 +8,7 @@
 import hashlib
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -167,15 +168,12 @@ def stunnel(bench, need, section):
 @pytest.mark.san
 @pytest.mark.parametrize("peer", ["client", "server"])
 def test_stunnel_as_peer(bench, pki, need, peer):
-    """stunnel in either role, half-close and bulk through both."""
+    """
+    stunnel in either role, bulk both ways, then a half-close. Not with data still on its way: stunnel up to 5.78 loses some of it when
+    one side ends while the other reads slowly.
+    """
     data = pattern(4 * MIB)
-
-    def handler(sock, _server):
-        got, _ = read_all(sock)
-        sock.sendall(got)
-        return len(got)
-
-    backend, middle, front = bench.server(handler), bench.ports(), bench.ports()
+    backend, middle, front = bench.server(echo), bench.ports(), bench.ports()
     client = f"[c]\nclient = yes\naccept = 127.0.0.1:{front}\nconnect = 127.0.0.1:{middle}\n"
     server = f"[s]\naccept = 127.0.0.1:{middle}\nconnect = 127.0.0.1:{backend.port}\ncert = {pki.ec_pem}\n"
     stunnel(bench, need, client if peer == "client" else server)
@@ -183,9 +181,12 @@ def test_stunnel_as_peer(bench, pki, need, peer):
     listening(bench, front)
     listening(bench, middle)
     with connect(front) as sock:
-        sock.sendall(data)
+        writer = threading.Thread(target=sock.sendall, args=(data,), daemon=True)
+        writer.start()
+        assert read_exactly(sock, len(data)) == data
+        writer.join(TIMEOUT)
         sock.shutdown(1)
-        assert read_all(sock) == (data, EOF)
+        assert read_all(sock) == (b"", EOF)
     assert backend.result() == len(data)
 
 
