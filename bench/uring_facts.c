@@ -3,63 +3,23 @@
  * A program of its own, without arguments. kernel-notes/io_uring.md says what follows from each line.
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <arpa/inet.h>
-#include <errno.h>
+#include "facts.h"
+
 #include <liburing.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { GROUP = 1, BUFS = 4, BUF_SIZE = 1024, NOTHING = 1 << 20 };
+enum { GROUP = 1, BUFS = 4, BUF_SIZE = 1024 };
 
 static struct io_uring ring;
 static struct io_uring_buf_ring *provided;
 static char memory[BUFS][BUF_SIZE];
 static unsigned flags_of_last;
-
-static void check(int good, const char *what)
-{
-	if (good)
-		return;
-	fprintf(stderr, "%s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static const char *outcome(int res)
-{
-	static char text[4][64];
-	static int n;
-	char *p = text[n++ % 4];
-
-	if (res == NOTHING)
-		return "nothing";
-	if (res < 0)
-		snprintf(p, sizeof(text[0]), "-%s", strerrorname_np(-res));
-	else
-		snprintf(p, sizeof(text[0]), "%d", res);
-	return p;
-}
-
-__attribute__((format(printf, 2, 3))) static void fact(const char *what, const char *format, ...)
-{
-	va_list args;
-
-	printf("%-74s ", what);
-	va_start(args, format);
-	vprintf(format, args);
-	va_end(args);
-	putchar('\n');
-	fflush(stdout);
-}
 
 static int ring_new(struct io_uring *r, unsigned flags)
 {
@@ -121,30 +81,6 @@ static void receive(int fd, int multishot, unsigned ioprio)
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = GROUP;
 	sqe->ioprio |= (unsigned short)ioprio;
-}
-
-static int listener(struct sockaddr_in *addr)
-{
-	socklen_t len = sizeof(*addr);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-
-	*addr = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	check(fd >= 0 && bind(fd, (struct sockaddr *)addr, len) == 0 && listen(fd, 128) == 0, "listen");
-	getsockname(fd, (struct sockaddr *)addr, &len);
-	return fd;
-}
-
-static void tcp_pair(int pair[2])
-{
-	struct sockaddr_in addr;
-	int fd = listener(&addr);
-
-	pair[0] = socket(AF_INET, SOCK_STREAM, 0);
-	check(connect(pair[0], (struct sockaddr *)&addr, sizeof(addr)) == 0, "connect");
-	pair[1] = accept(fd, NULL, NULL);
-	check(pair[1] >= 0, "accept");
-	close(fd);
 }
 
 /* --- facts --- */
