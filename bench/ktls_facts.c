@@ -9,8 +9,10 @@
 
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 
 static char zeros[1 << 20], room[1 << 20];
 static struct link l;
@@ -863,6 +865,77 @@ static void splices_out(void)
 	link_close(&l);
 }
 
+/* How much a pipe takes of records of one size; a pipe has 16 slots, whatever lies in them. */
+static void pipe_holds(const char *what, size_t size)
+{
+	int p[2], records = 0;
+	long n, all = 0;
+
+	about(what);
+	link_open(&l, KTLS_13);
+	check(pipe(p) == 0, "pipe");
+	for (int i = 0; i < 24; i++) {
+		seal(&l, DATA, zeros, size);
+		send_sealed(&l);
+	}
+	while ((n = splice(l.near, NULL, p[1], NULL, 65536, SPLICE_F_NONBLOCK)) > 0) {
+		all += n;
+		records++;
+	}
+	told("splices", outcome(records));
+	told("bytes", outcome(all));
+	told("then", outcome(n < 0 ? -errno : n));
+	close(p[0]);
+	close(p[1]);
+	link_close(&l);
+}
+
+/* The same from a socket without TLS that has a megabyte. */
+static void pipe_holds_plain(void)
+{
+	int p[2];
+	long n, all = 0;
+
+	about("a pipe takes of a plain socket with 1 MiB");
+	link_plain(&l, KTLS_13);
+	check(pipe(p) == 0, "pipe");
+	for (int i = 0; i < 16; i++)
+		(void)!send(l.far, zeros, 65536, MSG_DONTWAIT);
+	wait_a_little();
+	while ((n = splice(l.near, NULL, p[1], NULL, 1 << 20, SPLICE_F_NONBLOCK)) > 0) {
+		all += n;
+		told("splice", outcome(n));
+	}
+	told("bytes", outcome(all));
+	close(p[0]);
+	close(p[1]);
+	link_close(&l);
+}
+
+/* fs.pipe-user-pages-soft: how many pipes an unprivileged user gets before they become smaller. */
+static void small_pipes(void)
+{
+	struct rlimit most;
+	int p[2], pipes = 0, size = 65536, status;
+	pid_t pid;
+
+	about("pipes of an unprivileged user");
+	pid = fork();
+	if (pid != 0) {
+		check(pid > 0 && waitpid(pid, &status, 0) == pid, "fork");
+		return;
+	}
+	getrlimit(RLIMIT_NOFILE, &most);
+	most.rlim_cur = most.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &most);
+	if (setuid(65534) == 0)
+		while (pipes < 5000 && pipe(p) == 0 && (size = fcntl(p[1], F_GETPIPE_SZ)) == 65536)
+			pipes++;
+	told("of 64 KiB", outcome(pipes));
+	told("the next", outcome(size));
+	_exit(0);
+}
+
 /* An end of the stream is 0 as well. */
 static void empty_record_without_type(void)
 {
@@ -957,6 +1030,12 @@ int main(void)
 	framing();
 	full_socket();
 	splices_out();
+	pipe_holds("a pipe takes records of 1 byte", 1);
+	pipe_holds("  of 1000", 1000);
+	pipe_holds("  of 4096", 4096);
+	pipe_holds("  of 16384", 16384);
+	pipe_holds_plain();
+	small_pipes();
 	empty_record_without_type();
 	splices_in("splice of 4 x 1000 into the socket", 1000, 0);
 	splices_in("  with SPLICE_F_MORE", 1000, SPLICE_F_MORE);
