@@ -1,6 +1,6 @@
 /*
  * What this kernel's io_uring does in the cases that the proxy is built around; one line each, to compare kernels with.
- * A program of its own, without arguments. kernel-notes/io_uring.md says what follows from each line.
+ * A program of its own, without arguments. kernel-notes/io_uring.md and its neighbours say what follows.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "facts.h"
