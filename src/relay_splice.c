@@ -18,10 +18,15 @@ static struct pipes *pipes_of(const struct pump *p)
 	return &p->from->conn->worker->pipes;
 }
 
-/* Both sides' bytes must be as the peers mean them: plain, or the kernel's records. */
+/*
+ * Both sides' bytes must be as the peers mean them: plain, or the kernel's records. The other direction must not be on its way to the kernel: it could
+ * not find a boundary on sockets that are polled.
+ */
 static bool is_possible(const struct pump *p)
 {
-	return (p->from->tls ? p->from->opens : p->to->seals) && p->offload == OFFLOAD_NONE;
+	const struct conn *c = p->from->conn;
+
+	return (p->from->tls ? p->from->opens : p->to->seals) && c->to_tls.offload != OFFLOAD_DUE && c->to_plain.offload != OFFLOAD_DUE;
 }
 
 bool splice_wanted(const struct pump *p)
