@@ -12,6 +12,7 @@
 #include "tls.h"
 #include "tls_testing.h"
 
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 
 enum { RECORD = 16384, BYTES = 200000 };
@@ -309,8 +310,6 @@ static inline void bye(void)
 	cr_assert_not(us.tls.alert_sent || us.tls.alert_received);
 	queue_clear(&plain, &bufs);
 }
-
-static unsigned char wire[FORGED_MAX];
 
 /* From here on the forger is the peer. Until now the peer has heard of tickets at most. */
 static inline void forger_takes_over(void)

@@ -482,6 +482,8 @@ Test(inplace, key_updates_while_data_runs)
 
 /* --- records made by hand ----------------------------------------------------------------------------------------------------------- */
 
+static unsigned char wire[FORGED_MAX];
+
 static void forged_padded(int type, const void *content, size_t n, size_t padding)
 {
 	size_t len = forge(&peer.forger, wire, type, content, n, padding);
