@@ -24,15 +24,14 @@
 #define SOL_TLS 282
 #endif
 
-enum { ALERT = 21, HANDSHAKE = 22, DATA = 23, FIRST_BYTES = 17000 };
+enum { ALERT = 21, HANDSHAKE = 22, DATA = 23, FIRST_BYTES = 17000, NOWHERE = 1000000 };
 
 static const enum ktls_direction directions[] = {KTLS_SEND, KTLS_RECEIVE};
 
-/* --- system calls that a test may take the place of --------------------------------------------------------------------------------- */
+/* --- system calls that a test takes the place of, for descriptor NOWHERE ------------------------------------------------------------ */
 
 /* What setsockopt(2) was asked to do. */
 static struct asked {
-	bool on;
 	int calls, fd, level, name, error; /* of the first call */
 	unsigned char value[128];
 	socklen_t n;
@@ -40,7 +39,7 @@ static struct asked {
 
 int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
 {
-	if (!asked.on)
+	if (fd != NOWHERE)
 		return (int)syscall(SYS_setsockopt, fd, level, name, value, n);
 	if (asked.calls++ > 0)
 		return 0;
@@ -57,14 +56,14 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
 static const struct come {
 	long n;
 	unsigned char type;
-} *to_come;
+} * to_come;
 
 ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
 	struct cmsghdr *head = CMSG_FIRSTHDR(msg);
 	struct come now;
 
-	if (!to_come)
+	if (fd != NOWHERE)
 		return syscall(SYS_recvmsg, fd, msg, flags);
 	cr_assert(flags & MSG_DONTWAIT);
 	now = *to_come++;
@@ -140,18 +139,27 @@ static void reads(const struct come *script, const struct come *wanted, size_t n
 	to_come = script;
 	for (size_t i = 0; i < n; i++) {
 		unsigned char type = 99;
-		long r = ktls_read(-1, room, sizeof(room), &type);
+		long r = ktls_read(NOWHERE, room, sizeof(room), &type);
 
 		cr_assert_eq(r, wanted[i].n, "call %zu: %ld", i, r);
 		cr_assert(r <= 0 || type == wanted[i].type);
 	}
-	to_come = NULL;
 }
 
 Test(ktls, reads)
 {
 	static const struct come script[] = {{5, DATA}, {5, 0}, {2, ALERT}, {-EAGAIN, 0}, {-EIO, 0}, {0, HANDSHAKE}, {0, 0}},
 				 wanted[] = {{5, 0}, {5, 0}, {2, ALERT}, {-EAGAIN, 0}, {-EIO, 0}, {-EPROTO, 0}, {0, 0}};
+
+	reads(script, wanted, sizeof(wanted) / sizeof(*wanted));
+}
+
+/* "Nothing there" sends the reader back to its poll, which does not tell again of the alert behind an empty record. */
+Test(ktls, reads_on_behind_an_empty_record)
+{
+	static const struct come script[] = {{0, DATA}, {2, ALERT},   {0, DATA}, {0, DATA}, {5, HANDSHAKE},
+	                                     {0, DATA}, {-EAGAIN, 0}, {0, DATA}, {0, 0}},
+				 wanted[] = {{2, ALERT}, {5, HANDSHAKE}, {-EAGAIN, 0}, {0, 0}};
 
 	reads(script, wanted, sizeof(wanted) / sizeof(*wanted));
 }
@@ -174,21 +182,21 @@ static struct tls_keys some_keys(void)
 }
 
 /* `asked.value` is the kernel's struct for a cipher, with those keys. */
-#define CHECK_HANDED(type, id, version, with_salt)                                                             \
-	do {                                                                                                   \
-		struct type info;                                                                              \
-		const struct tls_keys keys = some_keys();                                                      \
-		cr_assert_eq(asked.n, sizeof(info));                                                           \
-		memcpy(&info, asked.value, sizeof(info));                                                      \
-		cr_assert_eq(info.info.version, (version) == KTLS_13 ? TLS_1_3_VERSION : TLS_1_2_VERSION);     \
-		cr_assert_eq(info.info.cipher_type, id);                                                       \
-		cr_assert_arr_eq(info.key, keys.key, sizeof(info.key));                                        \
-		cr_assert_arr_eq(asked.value + offsetof(struct type, salt), keys.iv, (with_salt) ? 4 : 0);     \
-		if ((with_salt) && (version) == KTLS_12)                                                       \
-			cr_assert_arr_eq(info.iv, number, 8);                                                  \
-		else                                                                                           \
-			cr_assert_arr_eq(info.iv, keys.iv + ((with_salt) ? 4 : 0), (with_salt) ? 8 : 12);      \
-		cr_assert_arr_eq(info.rec_seq, number, SEQUENCE_LEN);                                          \
+#define CHECK_HANDED(type, id, version, with_salt)                                                         \
+	do {                                                                                               \
+		struct type info;                                                                          \
+		const struct tls_keys keys = some_keys();                                                  \
+		cr_assert_eq(asked.n, sizeof(info));                                                       \
+		memcpy(&info, asked.value, sizeof(info));                                                  \
+		cr_assert_eq(info.info.version, (version) == KTLS_13 ? TLS_1_3_VERSION : TLS_1_2_VERSION); \
+		cr_assert_eq(info.info.cipher_type, id);                                                   \
+		cr_assert_arr_eq(info.key, keys.key, sizeof(info.key));                                    \
+		cr_assert_arr_eq(asked.value + offsetof(struct type, salt), keys.iv, (with_salt) ? 4 : 0); \
+		if ((with_salt) && (version) == KTLS_12)                                                   \
+			cr_assert_arr_eq(info.iv, number, 8);                                              \
+		else                                                                                       \
+			cr_assert_arr_eq(info.iv, keys.iv + ((with_salt) ? 4 : 0), (with_salt) ? 8 : 12);  \
+		cr_assert_arr_eq(info.rec_seq, number, SEQUENCE_LEN);                                      \
 	} while (0)
 
 static void check_handed(enum ktls_version version, enum aead_cipher cipher)
@@ -211,23 +219,23 @@ Test(ktls, what_the_kernel_is_handed)
 	for (size_t d = 0; d < KTLS_DIRECTIONS; d++)
 		for (int version = 0; version < KTLS_VERSIONS; version++)
 			for (int cipher = 0; cipher < AEAD_CIPHERS; cipher++) {
-				asked = (struct asked){.on = true};
-				cr_assert_eq(ktls_install(7, directions[d], version, cipher, &keys, sequence), 0);
-				cr_assert(asked.fd == 7 && asked.level == SOL_TLS);
+				asked = (struct asked){0};
+				cr_assert_eq(ktls_install(NOWHERE, directions[d], version, cipher, &keys, sequence), 0);
+				cr_assert(asked.fd == NOWHERE && asked.level == SOL_TLS);
 				cr_assert_eq(asked.name, directions[d] == KTLS_SEND ? TLS_TX : TLS_RX);
 				cr_assert_eq(asked.calls, directions[d] == KTLS_RECEIVE && version == KTLS_13 ? 2 : 1);
 				check_handed(version, cipher);
-				asked = (struct asked){.on = true, .error = EBUSY};
-				cr_assert_eq(ktls_install(7, directions[d], version, cipher, &keys, sequence), -EBUSY);
+				asked = (struct asked){.error = EBUSY};
+				cr_assert_eq(ktls_install(NOWHERE, directions[d], version, cipher, &keys, sequence), -EBUSY);
 				cr_assert_eq(asked.calls, 1);
 			}
-	asked = (struct asked){.on = true};
-	cr_assert_eq(ktls_attach(7), 0);
+	asked = (struct asked){0};
+	cr_assert_eq(ktls_attach(NOWHERE), 0);
 	cr_assert(asked.level == IPPROTO_TCP && asked.name == TCP_ULP && asked.n >= 3 && memcmp(asked.value, "tls", 3) == 0);
-	asked = (struct asked){.on = true, .error = EEXIST};
-	cr_assert_eq(ktls_attach(7), 0, "it is one already");
-	asked = (struct asked){.on = true, .error = ENOENT};
-	cr_assert_eq(ktls_attach(7), -ENOENT);
+	asked = (struct asked){.error = EEXIST};
+	cr_assert_eq(ktls_attach(NOWHERE), 0, "it is one already");
+	asked = (struct asked){.error = ENOENT};
+	cr_assert_eq(ktls_attach(NOWHERE), -ENOENT);
 }
 
 #ifdef RING_FAULTS
@@ -235,23 +243,19 @@ Test(ktls, calls_fail_to_order)
 {
 	const struct tls_keys keys = some_keys();
 
-	asked = (struct asked){.on = true};
+	asked = (struct asked){0};
 	ktls_fail_nth(2, -EBUSY);
-	cr_assert_eq(ktls_attach(7), 0);
-	cr_assert_eq(ktls_install(7, KTLS_SEND, KTLS_13, AEAD_AES_128_GCM, &keys, 0), -EBUSY);
+	cr_assert_eq(ktls_attach(NOWHERE), 0);
+	cr_assert_eq(ktls_install(NOWHERE, KTLS_SEND, KTLS_13, AEAD_AES_128_GCM, &keys, 0), -EBUSY);
 	cr_assert_eq(asked.calls, 1, "the kernel has heard nothing of it");
-	cr_assert_eq(ktls_install(7, KTLS_SEND, KTLS_13, AEAD_AES_128_GCM, &keys, 0), 0);
-	asked.on = false;
+	cr_assert_eq(ktls_install(NOWHERE, KTLS_SEND, KTLS_13, AEAD_AES_128_GCM, &keys, 0), 0);
 	setenv("TLSPLICE_FAIL_KTLS", "1:16", 1);
 	ktls_probe();
-	asked.on = true;
-	cr_assert_eq(ktls_attach(7), -EBUSY);
-	cr_assert_eq(ktls_attach(7), 0);
-	asked.on = false;
+	cr_assert_eq(ktls_attach(NOWHERE), -EBUSY);
+	cr_assert_eq(ktls_attach(NOWHERE), 0);
 	setenv("TLSPLICE_FAIL_KTLS", "1", 1);
 	ktls_probe();
-	asked.on = true;
-	cr_assert_eq(ktls_attach(7), -ENOMEM);
+	cr_assert_eq(ktls_attach(NOWHERE), -ENOMEM);
 }
 #endif
 
@@ -325,7 +329,8 @@ Test(ktls, probing)
 	if (first.error)
 		cr_assert_not(first.rekey || first.no_pad || first.tells_partial);
 	if (first.rekey)
-		cr_assert(first.cipher[KTLS_SEND][KTLS_13][AEAD_AES_128_GCM] && first.cipher[KTLS_RECEIVE][KTLS_13][AEAD_AES_128_GCM]);
+		cr_assert(first.cipher[KTLS_SEND][KTLS_13][AEAD_AES_128_GCM] &&
+		          first.cipher[KTLS_RECEIVE][KTLS_13][AEAD_AES_128_GCM]);
 	for (int i = 0; i < 3; i++)
 		ktls_probe();
 	cr_assert_eq(memcmp(&first, ktls_support(), sizeof(first)), 0);
@@ -464,7 +469,8 @@ static void with_each(void (*check)(struct link *l))
 		for (int cipher = 0; cipher < AEAD_CIPHERS; cipher++) {
 			struct link l;
 
-			if (!ktls_support()->cipher[KTLS_SEND][version][cipher] || !ktls_support()->cipher[KTLS_RECEIVE][version][cipher])
+			if (!ktls_support()->cipher[KTLS_SEND][version][cipher] ||
+			    !ktls_support()->cipher[KTLS_RECEIVE][version][cipher])
 				continue;
 			any = true;
 			link_up(&l, version, cipher);
