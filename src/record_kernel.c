@@ -122,7 +122,9 @@ static enum record_result kernel_open(struct record *r, struct keyed *k, struct 
 /* Gives the kernel the keys in force once more, which lets it go on. */
 static bool install_again(struct keyed *k, struct half *h)
 {
-	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &h->sequence) == 0 && keyed_derive(k, h) && install(k, h) == 0;
+	uint64_t sequence;
+
+	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &sequence) == 0 && keyed_derive(k, h) && install(k, h, sequence) == 0;
 }
 
 /*

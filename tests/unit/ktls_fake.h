@@ -101,6 +101,18 @@ int ktls_install(int fd, enum ktls_direction direction, enum ktls_version versio
 	return 0;
 }
 
+int ktls_sequence(int fd, enum ktls_direction direction, enum aead_cipher cipher, uint64_t *sequence)
+{
+	const struct forger_half *half = direction == KTLS_SEND ? &fake.records.tx : &fake.records.rx;
+
+	if (fake_fails())
+		return fake.fail_with;
+	if (fd != fake.fd || cipher != fake.records.cipher || !fake.installs[direction])
+		return -EINVAL;
+	*sequence = half->sequence;
+	return 0;
+}
+
 bool ktls_clear_error(int fd)
 {
 	bool was = fd == fake.fd && fake.error;

@@ -1023,20 +1023,52 @@ Test(kernel_records, stopped_at_a_key_update)
 	we_hear("", 0);
 	cr_assert_eq(expired(), RECORD_OK);
 	cr_assert_eq(expired(), RECORD_FAILED, "again without a change: the kernel waits for what will not come");
-	we_queued_alert(SSL3_AL_FATAL, SSL_AD_UNEXPECTED_MESSAGE);
+	we_queued_alert(SSL3_AL_FATAL, SSL_AD_INTERNAL_ERROR);
 	part();
-	cr_assert(strstr(said, "KeyUpdate in pieces"), "%s", said);
+	cr_assert(strstr(said, "the kernel waits for keys"), "%s", said);
 }
 
-/* It saw a KeyUpdate where we see the first byte of one. */
+/* It saw a KeyUpdate where we see the first byte of one: with the keys in force, and the number they are at, it goes on to the rest. */
 Test(kernel_records, stopped_at_a_part_of_a_key_update)
 {
+	struct tls_keys before;
+	uint64_t number;
+
 	meet_kernel(false, v13, BOTH);
+	before = fake.records.rx.keys;
+	number = fake.records.rx.sequence = 17;
 	arrives(SSL3_RT_HANDSHAKE, "\x18", 1);
 	cr_assert_eq(expired(), RECORD_OK);
 	we_hear("", 0);
-	cr_assert_eq(expired(), RECORD_FAILED);
-	we_queued_alert(SSL3_AL_FATAL, SSL_AD_UNEXPECTED_MESSAGE);
+	cr_assert_eq(expired(), RECORD_OK);
+	cr_assert_eq(fake.installs[KTLS_RECEIVE], 2);
+	cr_assert_eq(fake.sequence[KTLS_RECEIVE], number);
+	cr_assert_eq(memcmp(&before, &fake.records.rx.keys, sizeof(before)), 0);
+	arrives(SSL3_RT_HANDSHAKE, "\0\0\1\0", 4);
+	we_hear("", 0);
+	cr_assert_eq(fake.installs[KTLS_RECEIVE], 3);
+	cr_assert_eq(fake.sequence[KTLS_RECEIVE], 0);
+	cr_assert_neq(memcmp(&before, &fake.records.rx.keys, sizeof(before)), 0);
+	arrives(SSL3_RT_APPLICATION_DATA, "x", 1);
+	we_hear("x", 1);
+	part();
+}
+
+/* The record behind a KeyUpdate was tried before we had changed the key: once, that is no refusal. */
+Test(kernel_records, tried_with_the_old_key)
+{
+	bool own;
+
+	meet_kernel(false, v13, BOTH);
+	arrives(SSL3_RT_HANDSHAKE, "\x18\0\0\1\0", 5);
+	we_hear("", 0);
+	fake.error = true;
+	cr_assert_eq(tls_read_failed(&us.tls, -EBADMSG, &own), RECORD_OK);
+	cr_assert(own && !fake.error, "the error is still on the socket");
+	arrives(SSL3_RT_APPLICATION_DATA, "x", 1);
+	we_hear("x", 1);
+	cr_assert_eq(tls_read_failed(&us.tls, -EBADMSG, &own), RECORD_FAILED, "this one is");
+	we_queued_alert(SSL3_AL_FATAL, SSL_AD_BAD_RECORD_MAC);
 	part();
 }
 
