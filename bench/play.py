@@ -29,6 +29,11 @@ class Load:
         if line != word:
             raise Trouble(self.process.stderr.read().strip() or f"the load generator ended before {word}")
 
+    def go(self):
+        """After START, where the work is counted and not timed."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def result(self):
         return json.loads(self.process.stdout.readline())
 

@@ -1,5 +1,6 @@
 # The proxies of a bench run: reads bench/peers/*.conf, starts and stops one, and says what CPU time and memory all its processes use.
-# Used by bench/run, bench/guest and play.py. Adding a proxy means adding a file to bench/peers: the lines "#! name: value" on top of it say how to start it.
+# Used by bench/run, bench/guest and play.py. Adding a proxy means adding a file to bench/peers: the lines "#! name: value" on top say how to
+# start it.
 # SPDX-License-Identifier: Apache-2.0
 import glob
 import os
