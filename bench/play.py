@@ -19,10 +19,10 @@ BUILD = os.path.join(os.path.dirname(px.HERE), os.environ.get("BUILD", "build"))
 class Load:
     """One run of bench/load: its START and END come as they happen, its JSON after that."""
 
-    def __init__(self, port, core, words):
+    def __init__(self, port, place, words):
         argv = [os.path.join(BUILD, "bench", "load"), words[0], "--port", str(port), *words[1:]]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+                                        preexec_fn=place)
 
     def expect(self, word):
         line = self.process.stdout.readline().strip()
@@ -44,9 +44,9 @@ class Load:
 
 
 class Origin:
-    def __init__(self, core):
+    def __init__(self, place):
         self.process = subprocess.Popen([os.path.join(BUILD, "bench", "origin"), "0"], stdout=subprocess.PIPE, text=True,
-                                        preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+                                        preexec_fn=place)
         self.port = int(self.process.stdout.readline().split()[1])
 
     def close(self):
@@ -63,9 +63,13 @@ class Stage:
         self.values = values
         self.proxy_core, self.load_core = cores
 
+    def place_load(self):
+        """Runs in the load generator and the origin before they begin."""
+        os.sched_setaffinity(0, {self.load_core})
+
     def load(self, proxy, words):
         plain = ["--plain"] if proxy.kind == "floor" else []
-        return Load(proxy.port, self.load_core, [*words, *plain])
+        return Load(proxy.port, self.place_load, [*words, *plain])
 
     def play(self, proxy, words):
         """A load from beginning to end, where nothing is measured."""
@@ -79,7 +83,7 @@ class Stage:
 
     def with_proxy(self, proxy, action):
         """A fresh origin and a fresh proxy for each action: no cell inherits another's memory or used-up ports."""
-        origin = Origin(self.load_core)
+        origin = Origin(self.place_load)
         try:
             proxy.start(dict(self.values, origin=origin.port), self.proxy_core)
             return action(proxy)
