@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum aead_cipher { AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305 };
+enum aead_cipher { AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_AES_128_CCM, AEAD_CIPHERS };
 enum { AEAD_TAG = 16, AEAD_NONCE = 12, AEAD_KEY_MAX = 32 };
 
 struct aead;
@@ -49,7 +49,8 @@ struct aead {
 	const struct aead_backend *backend;
 };
 
-extern const struct aead_backend aead_evp;
+extern const struct aead_backend aead_evp; /* all but AES-CCM */
+extern const struct aead_backend aead_ccm;
 extern const struct aead_backend aead_ipsec_mb; /* only where the library is there */
 
 #endif

@@ -22,8 +22,8 @@ static const EVP_CIPHER *cipher_of(enum aead_cipher cipher)
 		return EVP_aes_256_gcm();
 	case AEAD_CHACHA20_POLY1305:
 		return EVP_chacha20_poly1305();
+	default: return NULL;
 	}
-	return NULL;
 }
 
 static void evp_destroy(struct aead *aead)
@@ -36,7 +36,7 @@ static void evp_destroy(struct aead *aead)
 
 static struct aead *evp_create(enum aead_cipher cipher, const unsigned char *key, bool seal)
 {
-	struct evp *e = calloc(1, sizeof(*e));
+	struct evp *e = cipher_of(cipher) ? calloc(1, sizeof(*e)) : NULL;
 
 	if (!e)
 		return NULL;

@@ -159,6 +159,17 @@ static const char *assign(struct reading *reading, const char *name, const char 
 
 /* --- sections ------------------------------------------------------------------------------------------------------ */
 
+/* stunnel's word for kernel TLS counts unless the section has ours. */
+static enum ktls_wish ktls_wish(const struct service_options *service)
+{
+	const struct option *row = option_find("ktls", SERVICE);
+	const struct section *section = &service->pub;
+
+	if (service->origins.of[row - options])
+		return section->ktls;
+	return tls_options_ktls(section->options_set, section->options_clear, section->ktls);
+}
+
 /* What the options mean together, for those who read struct section only. */
 static void settle(struct service_options *service)
 {
@@ -166,6 +177,7 @@ static void settle(struct service_options *service)
 
 	if (section->delay) /* addresses that change have no turn to remember */
 		section->failover = FAILOVER_PRIO;
+	section->ktls = ktls_wish(service);
 	if (section->client && service->sni.count)
 		section->sni = service->sni.texts[service->sni.count - 1];
 }

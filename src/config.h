@@ -26,6 +26,12 @@ enum foreground { FOREGROUND_NO, FOREGROUND_QUIET, FOREGROUND_YES };
 enum log_id_form { LOG_ID_SEQUENTIAL, LOG_ID_UNIQUE, LOG_ID_THREAD, LOG_ID_PROCESS };
 enum failover { FAILOVER_PRIO, FAILOVER_RR };
 
+/* Extension: which directions of a connection may have their records made by the kernel. */
+enum ktls_wish { KTLS_NO, KTLS_TX = 1, KTLS_RX = 2, KTLS_YES = KTLS_TX | KTLS_RX, KTLS_AUTO = 4 };
+
+/* Extension: how bulk moves from socket to socket once the kernel makes the records. */
+enum relay_path { RELAY_AUTO, RELAY_COPY, RELAY_SPLICE, RELAY_URING_SPLICE };
+
 enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
 
 /* The options before the first section. */
@@ -74,6 +80,9 @@ struct section {
 	bool renegotiation;
 	bool session_resume;
 	bool inplace;            /* extension: records without OpenSSL once the handshake is over */
+	enum ktls_wish ktls;     /* extension */
+	long ktls_after;         /* extension: bytes that a connection has carried by then */
+	enum relay_path relay;   /* extension */
 	long session_cache_size; /* sessions; <= 0 = unlimited */
 	long session_cache_timeout_s;
 

@@ -174,12 +174,19 @@ static const struct word transparent_words[] = {{"none", TRANSPARENT_NONE},
                                                 {"yes", TRANSPARENT_SOURCE},
                                                 {0}};
 
+static const struct word ktls_words[] = {
+	{"auto", KTLS_AUTO}, {"yes", KTLS_YES}, {"no", KTLS_NO}, {"tx", KTLS_TX}, {"rx", KTLS_RX}, {0}};
+static const struct word relay_words[] = {
+	{"auto", RELAY_AUTO}, {"copy", RELAY_COPY}, {"splice", RELAY_SPLICE}, {"uring-splice", RELAY_URING_SPLICE}, {0}};
+
 const struct option_kind kind_flag = {parse_flag, print_flag, flag_words};
 const struct option_kind kind_log_file = {parse_flag, print_flag, log_file_words};
 const struct option_kind kind_transport = {parse_flag, print_flag, transport_words};
 const struct option_kind kind_foreground = {parse_word, print_word, foreground_words};
 const struct option_kind kind_failover = {parse_word, print_word, failover_words};
 const struct option_kind kind_log_id = {parse_word, print_word, log_id_words};
+const struct option_kind kind_ktls = {parse_word, print_word, ktls_words};
+const struct option_kind kind_relay = {parse_word, print_word, relay_words};
 const struct option_kind kind_transparent = {parse_word, print_word, transparent_words};
 
 /* verifyChain and verifyPeer make sure that there is a certificate to verify. */
@@ -250,6 +257,12 @@ static const char *parse_long(struct reading *reading, const struct option *row,
 	return config_number(value, LONG_MIN, LONG_MAX, field_in(row, base)) ? NULL : row->error;
 }
 
+static const char *parse_byte_count(struct reading *reading, const struct option *row, void *base, const char *value)
+{
+	(void)reading;
+	return config_number(value, 0, LONG_MAX, field_in(row, base)) ? NULL : row->error;
+}
+
 static void print_long(FILE *out, const struct option *row, const void *base)
 {
 	print_long_value(out, row, *(const long *)field_of(row, base));
@@ -258,6 +271,7 @@ static void print_long(FILE *out, const struct option *row, const void *base)
 const struct option_kind kind_int = {parse_int, print_int, NULL};
 const struct option_kind kind_drain = {parse_drain, print_int, NULL};
 const struct option_kind kind_long = {parse_long, print_long, NULL};
+const struct option_kind kind_byte_count = {parse_byte_count, print_long, NULL};
 const struct option_kind kind_security_level = {parse_security_level, print_security_level, NULL};
 
 /* --- addresses --------------------------------------------------------------------------------------------------- */

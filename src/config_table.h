@@ -164,7 +164,8 @@ extern const struct option_kind kind_text, kind_text_or_none, kind_texts, kind_f
 	kind_set_env, kind_user_global, kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect,
 	kind_local, kind_sessiond, kind_include, kind_version, kind_version_both, kind_tls_options, kind_security_level,
 	kind_stack, kind_socket, kind_verify, kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag,
-	kind_psk_secrets, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin;
+	kind_psk_secrets, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin, kind_ktls,
+	kind_relay, kind_byte_count;
 
 /* config.c */
 extern const char config_told[]; /* an error whose message has been logged already */
@@ -187,6 +188,7 @@ const char *texts_add(struct arena *arena, struct texts *texts, const char *text
 /* config_tls.c */
 const char *tls_option_parse(const char *text, uint64_t *set, uint64_t *clear);
 void tls_options_print(FILE *out, const struct option *row, uint64_t bits, const char *prefix);
+enum ktls_wish tls_options_ktls(uint64_t set, uint64_t clear, enum ktls_wish unless_said);
 int tls_version_parse(const char *text); /* TLS1_2_VERSION ..., 0 for "all", -1 if there is no such version */
 const char *tls_version_text(int version);
 

@@ -63,6 +63,21 @@ void tls_options_print(FILE *out, const struct option *row, uint64_t bits, const
 	}
 }
 
+/* stunnel's word for kernel TLS is an option of OpenSSL. */
+enum ktls_wish tls_options_ktls(uint64_t set, uint64_t clear, enum ktls_wish unless_said)
+{
+#ifdef SSL_OP_ENABLE_KTLS
+	if (set & SSL_OP_ENABLE_KTLS)
+		return KTLS_YES;
+	if (clear & SSL_OP_ENABLE_KTLS)
+		return KTLS_NO;
+#else
+	(void)set;
+	(void)clear;
+#endif
+	return unless_said;
+}
+
 void config_print_tls_options(FILE *out)
 {
 	fputs("Supported TLS options:\n", out);

@@ -3,7 +3,7 @@
  * Run by `make unit`; the faults need a sanitizer build, which has RING_FAULTS.
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "record_inplace.h"
+#include "record_keyed.h"
 
 #include "addr.h"
 #include "record_testing.h"
@@ -222,9 +222,9 @@ static enum record_result records_close(void)
 static void promote(void)
 {
 	cr_assert_eq(tls_promote(&us.tls, true), TLS_PROMOTED);
-	cr_assert_eq(us.tls.record.engine, &record_inplace);
+	cr_assert_eq(us.tls.record.engine, &record_keyed);
 	cr_assert_null(us.tls.ssl);
-	cr_assert_not_null(us.tls.inplace);
+	cr_assert_not_null(us.tls.keyed);
 	cr_assert_eq(us.tls.traffic.secret_len, 0, "the secrets are still there");
 	cr_assert_eq(tls_promote(&us.tls, false), TLS_PROMOTED);
 }
@@ -1120,9 +1120,9 @@ Test(inplace, silence_after_close_notify)
 /* Our own KeyUpdate, when a key has done its share. */
 Test(inplace, keys_of_ours_wear_out)
 {
-	uint64_t limit = inplace_records_per_key;
+	uint64_t limit = keyed_records_per_key;
 
-	inplace_records_per_key = 8;
+	keyed_records_per_key = 8;
 	for (int client = 0; client < 2; client++)
 		for (int i = 0; i < SUITES; i++) {
 			meet(client, &suites[i]);
@@ -1136,16 +1136,16 @@ Test(inplace, keys_of_ours_wear_out)
 			bye();
 			part();
 		}
-	inplace_records_per_key = limit;
+	keyed_records_per_key = limit;
 }
 
 /* ... also of a key that OpenSSL has used before. */
 Test(inplace, keys_wear_out_at_the_limit)
 {
-	uint64_t limit = inplace_records_per_key;
+	uint64_t limit = keyed_records_per_key;
 	size_t n;
 
-	inplace_records_per_key = 8;
+	keyed_records_per_key = 8;
 	meet(false, v13);
 	for (int i = 0; i < 3; i++)
 		exchange(1);
@@ -1179,7 +1179,7 @@ Test(inplace, keys_wear_out_at_the_limit)
 	cr_assert_eq(we_sent(&n), SSL3_RT_APPLICATION_DATA);
 	cr_assert_eq(we_sent(&n), SSL3_RT_HANDSHAKE);
 	part();
-	inplace_records_per_key = limit;
+	keyed_records_per_key = limit;
 }
 
 /* --- alerts ------------------------------------------------------------------------------------------------------------------------- */
