@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MESSAGE_MAX = 16384 + 256, AAD_MAX = 16 };
+enum { MESSAGE_MAX = 16384 + 257, AAD_MAX = 16 };
 
 struct ccm {
 	struct aead aead;

@@ -59,6 +59,11 @@ int end_sent(struct end *e, int res)
 		end_await_room(e);
 		return -EAGAIN;
 	}
+	/* A record that came in and was no good: reading will tell, and an alert must still go out. */
+	if (e->opens && (res == -EBADMSG || res == -EMSGSIZE || res == -EINVAL) && ktls_clear_error(e->fd)) {
+		end_send(e);
+		return -EAGAIN;
+	}
 	if (res < 0 || e->sending != END_QUEUE)
 		return res < 0 ? res : 0;
 	queue_consume(&e->out, &e->conn->worker->bufs, (size_t)res);

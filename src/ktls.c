@@ -230,6 +230,14 @@ int ktls_write_record(int fd, unsigned char type, const void *data, size_t n)
 	return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+bool ktls_clear_error(int fd)
+{
+	int error = 0;
+	socklen_t n = sizeof(error);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) == 0 && error;
+}
+
 /* --- probing ------------------------------------------------------------------------------------------------------------------------ */
 
 /* Two connected sockets, over the loopback interface: kernel TLS wants TCP connections. Returns 0 or -errno. */

@@ -88,6 +88,12 @@ int ktls_write_record(int fd, unsigned char type, const void *data, size_t n);
  */
 long ktls_result(long n, unsigned char *type);
 
+/*
+ * A record that was refused leaves its error on the socket, and nothing can be sent any more. Takes it off, so that an alert still can. Returns whether
+ * there was one.
+ */
+bool ktls_clear_error(int fd);
+
 /* The content type in a control message that the kernel filled, or 0. `control` as msg_control(3), of CMSG_SPACE(1) bytes. */
 unsigned char ktls_control_type(const void *control, size_t n);
 

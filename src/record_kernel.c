@@ -122,19 +122,33 @@ static enum record_result stopped(struct record *r, struct keyed *k)
 	return waiting ? RECORD_OK : keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "KeyUpdate in pieces");
 }
 
+/* What the kernel says of a record that it does not take. */
+static const struct {
+	int error;
+	unsigned char alert;
+	const char *why;
+} refusals[] = {
+	{EBADMSG, SSL_AD_BAD_RECORD_MAC, "bad record mac"},
+	{EMSGSIZE, SSL_AD_RECORD_OVERFLOW, "record overflow"},
+	{EINVAL, SSL_AD_UNEXPECTED_MESSAGE, "malformed record"},
+	{EPROTO, SSL_AD_UNEXPECTED_MESSAGE, "empty record"}, /* ours: ktls_result() */
+};
+
 enum record_result kernel_read_failed(struct record *r, struct keyed *k, int error, bool *own)
 {
 	*own = k->rx.kind == &half_kernel;
 	if (!*own)
 		return RECORD_OK;
-	switch (-error) {
-	case EKEYEXPIRED: return stopped(r, k);
-	case EBADMSG: return keyed_fail(r, k, SSL_AD_BAD_RECORD_MAC, "bad record mac");
-	case EMSGSIZE: return keyed_fail(r, k, SSL_AD_RECORD_OVERFLOW, "record overflow");
-	case EINVAL: return keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "malformed record");
-	case EPROTO: return keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "empty record");
-	default: *own = false; return RECORD_OK;
+	if (error == -EKEYEXPIRED)
+		return stopped(r, k);
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++) {
+		if (error != -refusals[i].error)
+			continue;
+		ktls_clear_error(k->fd);
+		return keyed_fail(r, k, refusals[i].alert, refusals[i].why);
 	}
+	*own = false;
+	return RECORD_OK;
 }
 
 const struct half_kind half_kernel = {

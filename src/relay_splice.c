@@ -63,7 +63,7 @@ void splice_end(struct conn *c)
 	pipes_leave(&c->worker->pipes);
 }
 
-/* A record that is no application data is next: it comes into `in`, if what came before it has left the pipe. */
+/* What a splice cannot bring is next, or the end: it comes into `in`, if what came before it has left the pipe. */
 static enum pump_result read_record(struct pump *p)
 {
 	struct chunk *chunk;
@@ -95,7 +95,7 @@ static enum pump_result filled(struct pump *p, long n)
 		from->readable = n == -ECANCELED;
 		return PUMP_NOTHING;
 	}
-	if (n == -EINVAL && from->opens)
+	if ((n == -EINVAL || n == 0) && from->opens) /* 0: an empty record looks like the end here */
 		return read_record(p);
 	return relay_take(p, n, NULL) ? PUMP_AGAIN : PUMP_FAILED;
 }

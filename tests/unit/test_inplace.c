@@ -445,20 +445,20 @@ static enum tls_promotion stays(bool client, const struct suite *suite, const ch
 Test(inplace, what_stays_with_openssl)
 {
 	static const struct suite ccm = {"ECDHE-ECDSA-AES128-CCM", TLS1_2_VERSION},
+				  ccm8 = {"ECDHE-ECDSA-AES128-CCM8", TLS1_2_VERSION},
 				  cbc = {"ECDHE-ECDSA-AES128-SHA256", TLS1_2_VERSION};
 	static const struct suite old = {"ECDHE-ECDSA-AES128-SHA", TLS1_1_VERSION},
 				  ccm13 = {"TLS_AES_128_CCM_SHA256", TLS1_3_VERSION};
 
 	cr_assert_eq(stays(false, v13, ""), TLS_PROMOTED);
-	cr_assert_eq(stays(false, v13, "inplace = no"), TLS_STAYS);
-	cr_assert_eq(stays(true, v12, "inplace = no\nrenegotiation = no"), TLS_STAYS);
 	cr_assert_eq(stays(true, v12, "renegotiation = yes"), TLS_STAYS, "the server may want another handshake");
 	cr_assert_eq(stays(true, v13, "renegotiation = yes"), TLS_PROMOTED);
 	cr_assert_eq(stays(false, v12, "options = ALLOW_CLIENT_RENEGOTIATION"), TLS_STAYS);
 	cr_assert_eq(stays(false, v13, "config = RecordPadding:512"), TLS_STAYS);
-	cr_assert_eq(stays(false, &ccm, ""), TLS_STAYS);
+	cr_assert_eq(stays(false, &ccm, ""), TLS_PROMOTED);
+	cr_assert_eq(stays(false, &ccm8, "ciphers = ALL:@SECLEVEL=0\nsecurityLevel = 0"), TLS_STAYS, "a tag of 8 bytes");
 	cr_assert_eq(stays(false, &cbc, ""), TLS_STAYS);
-	cr_assert_eq(stays(false, &ccm13, "ciphersuites = TLS_AES_128_CCM_SHA256"), TLS_STAYS);
+	cr_assert_eq(stays(false, &ccm13, "ciphersuites = TLS_AES_128_CCM_SHA256"), TLS_PROMOTED);
 	cr_assert_eq(stays(false, &old, "sslVersion = TLSv1.1\nsecurityLevel = 0\nciphers = ALL:@SECLEVEL=0"), TLS_STAYS);
 }
 
