@@ -4,8 +4,6 @@
 import statistics
 import time
 
-import report
-
 
 def thousands(value):
     return "-" if value is None else f"{value:,.1f}"
@@ -68,6 +66,16 @@ def tables(cells, rows, proxies):
     return lines + grid("sockets whose keys the kernel had, to send / to receive", rows, proxies, lambda row, p: sockets(cells, row, p))
 
 
+def repeats(cells, rows, proxies):
+    """Of how many counts the medians are."""
+    found = {len(values(cells, row, p)) for row in rows for p in proxies} - {0}
+    return f"{min(found)} to {max(found)}" if len(found) > 1 else str(max(found, default=0))
+
+
+def commits(cells, proxy):
+    return " and ".join(sorted({c["commit"] for c in cells if c["proxy"] == proxy.name}))
+
+
 def promotion(cells):
     steps = next((c["steps"] for c in cells if c["row"] == "promotion"), None)
     if not steps:
@@ -81,11 +89,11 @@ def text(cells, remarks, rows, proxies, versions, options):
     rows = [row for row in rows if any(c["row"] == row.name for c in cells)]
     lines = [f"# Instructions in the guest, {time.strftime('%Y-%m-%d')}", "",
              f"Linux {cells[0]['kernel']} under an emulator that counts instructions; AES-GCM of that kernel: {cells[0]['aes_gcm']}.",
-             f"Medians of {options.repeats} counts, each of a fresh proxy; {options.mib} MiB in bodies of {options.size >> 10} KiB. TLS 1.3, "
+             f"Medians of {repeats(cells, rows, proxies)} counts, each of a fresh proxy; {options.mib} MiB in bodies of {options.size >> 10} KiB. TLS 1.3, "
              "TLS_AES_128_GCM_SHA256, X25519, ECDSA P-256, one worker.",
              "Instructions of the proxy's threads, its part of the kernel included. bench/README.md says how to read this.", ""]
     lines += tables(cells, rows, proxies) + promotion(cells)
-    lines += [f"- {p.title}: {versions[p.name] or 'built here'}" + (f", commit {report.commit()}" if p.kind == "subject" else "")
+    lines += [f"- {p.title}: {versions[p.name] or 'built here'}" + (f", commit {commits(cells, p)}" if p.kind == "subject" else "")
               + (f"; {p.note}" if p.note else "") for p in proxies]
     bad = [f"- {c['proxy']}, {c['row']}: {c['errors']} errors ({c['error']}), not counted" for c in cells if c.get("errors")]
     if bad or remarks:
