@@ -56,7 +56,8 @@ def tables(cells, rows, proxies):
     lines += ["One is: " + "; ".join(f"{row.name}: {row.title}" for row in rows) + ".", ""]
     lines += grid("times as cheap as the best peer in user space", rows, [p for p in proxies if p.kind != "floor"],
                   lambda row, p: ratio(cells, row, peers[row.name], p))
-    lines += ["Best peer in user space: " + ", ".join(f"{row.name} {peers[row.name].title if peers[row.name] else '-'}" for row in rows) + ".", ""]
+    lines += ["Best peer in user space: "
+              + ", ".join(f"{row.name} {peers[row.name].title if peers[row.name] else '-'}" for row in rows) + ".", ""]
     if openssl:
         lines += grid("times as cheap as tlsplice, openssl", rows, [p for p in proxies if p.kind == "subject"],
                       lambda row, p: ratio(cells, row, openssl, p))
