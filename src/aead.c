@@ -10,11 +10,12 @@ static const struct aead_backend *const backends[] = {
 	&aead_ipsec_mb,
 #endif
 	&aead_evp,
+	&aead_ccm,
 };
 
 size_t aead_key_len(enum aead_cipher cipher)
 {
-	return cipher == AEAD_AES_128_GCM ? 16 : 32;
+	return cipher == AEAD_AES_128_GCM || cipher == AEAD_AES_128_CCM ? 16 : 32;
 }
 
 struct aead *aead_new(enum aead_cipher cipher, const unsigned char *key, bool seal)

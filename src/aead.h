@@ -49,7 +49,8 @@ struct aead {
 	const struct aead_backend *backend;
 };
 
-extern const struct aead_backend aead_evp;
+extern const struct aead_backend aead_evp; /* all but AES-CCM */
+extern const struct aead_backend aead_ccm;
 extern const struct aead_backend aead_ipsec_mb; /* only where the library is there */
 
 #endif

@@ -36,7 +36,7 @@ static void evp_destroy(struct aead *aead)
 
 static struct aead *evp_create(enum aead_cipher cipher, const unsigned char *key, bool seal)
 {
-	struct evp *e = calloc(1, sizeof(*e));
+	struct evp *e = cipher_of(cipher) ? calloc(1, sizeof(*e)) : NULL;
 
 	if (!e)
 		return NULL;

@@ -40,7 +40,7 @@ static struct aead *gcm_create(enum aead_cipher cipher, const unsigned char *key
 	struct gcm *g;
 
 	pthread_once(&once, start);
-	if (!manager || cipher == AEAD_CHACHA20_POLY1305)
+	if (!manager || (cipher != AEAD_AES_128_GCM && cipher != AEAD_AES_256_GCM))
 		return NULL;
 	g = aligned_alloc(_Alignof(struct gcm), sizeof(*g));
 	if (!g)

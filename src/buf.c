@@ -77,11 +77,12 @@ struct chunk *chunk_get(struct bufs *bufs, enum chunk_size size)
 		c = aligned_alloc(size == CHUNK_BIG ? 4096 : 64, chunk_bytes[size]);
 		if (!c)
 			return NULL;
-		c->size = size;
+		c->size = (uint16_t)size;
 		c->room = (uint32_t)(chunk_bytes[size] - sizeof(*c));
 	}
 	c->next = NULL;
 	c->start = c->end = 0;
+	c->content = 0;
 	bufs->lent[size]++;
 	return c;
 }
@@ -155,7 +156,7 @@ void queue_join(struct queue *to, struct queue *from, struct bufs *bufs)
 	struct chunk *last = to->tail;
 	size_t n = c ? c->end - c->start : 0;
 
-	if (c && last && last->room - last->end >= n) {
+	if (c && last && !c->content && !last->content && last->room - last->end >= n) {
 		memcpy(last->data + last->end, c->data + c->start, n);
 		last->end += (uint32_t)n;
 		to->bytes += n;
@@ -209,7 +210,7 @@ struct chunk *queue_reserve(struct queue *q, struct bufs *bufs, size_t n)
 	struct chunk *c = q->tail;
 
 	assert(n <= CHUNK_BIG_ROOM);
-	if (c && c->room - c->end >= n)
+	if (c && !c->content && c->room - c->end >= n)
 		return c;
 	c = chunk_get(bufs, chunk_size_for(n));
 	if (c)
@@ -225,7 +226,7 @@ int queue_write(struct queue *q, struct bufs *bufs, const void *data, size_t n)
 		struct chunk *c = q->tail;
 		size_t here;
 
-		if (!c || c->end == c->room)
+		if (!c || c->content || c->end == c->room)
 			c = queue_reserve(q, bufs, n < CHUNK_BIG_ROOM ? n : CHUNK_BIG_ROOM);
 		if (!c)
 			return -ENOMEM;
@@ -239,6 +240,31 @@ int queue_write(struct queue *q, struct bufs *bufs, const void *data, size_t n)
 		n -= here;
 	}
 	return 0;
+}
+
+bool queue_write_record(struct queue *q, struct bufs *bufs, unsigned char content, const void *data, size_t n)
+{
+	struct chunk *c = chunk_get(bufs, chunk_size_for(n));
+
+	if (!c)
+		return false;
+	memcpy(c->data, data, n);
+	c->end = (uint32_t)n;
+	c->content = content;
+	queue_append(q, c);
+	return true;
+}
+
+struct chunk *queue_take(struct queue *q)
+{
+	struct chunk *c = q->head;
+
+	q->head = c->next;
+	if (!q->head)
+		q->tail = NULL;
+	q->bytes -= c->end - c->start;
+	c->next = NULL;
+	return c;
 }
 
 struct chunk *queue_front(struct queue *q, struct bufs *bufs)

@@ -27,7 +27,8 @@ struct chunk {
 	struct chunk *next;
 	uint32_t start, end; /* the bytes in use */
 	uint32_t room;       /* size of data */
-	uint32_t size;       /* enum chunk_size */
+	uint16_t size;       /* enum chunk_size */
+	uint16_t content;    /* 0: bytes of a stream. Else a record of this content type, of or for kernel TLS, that nothing is added to. */
 	unsigned char data[];
 };
 
@@ -90,8 +91,14 @@ size_t queue_read(struct queue *queue, struct bufs *bufs, void *data, size_t n);
 /* Makes sure that `n` bytes can be written to the last chunk without a break, adding a chunk if need be. n <= CHUNK_BIG_ROOM. Returns that chunk or NULL (no memory). */
 struct chunk *queue_reserve(struct queue *queue, struct bufs *bufs, size_t n);
 
+/* Appends a chunk that is a record of a content type, with a copy of n <= CHUNK_BIG_ROOM bytes. False: no memory. */
+bool queue_write_record(struct queue *queue, struct bufs *bufs, unsigned char content, const void *data, size_t n);
+
 /* Appends a copy of n bytes. Returns 0, or -ENOMEM with perhaps a part of them appended: whoever writes records gives the connection up then. */
 int queue_write(struct queue *queue, struct bufs *bufs, const void *data, size_t n);
+
+/* Takes the first chunk out; the queue must have one. */
+struct chunk *queue_take(struct queue *queue);
 
 /* The first chunk with bytes in it (empty ones before it are dropped), or NULL. */
 struct chunk *queue_front(struct queue *queue, struct bufs *bufs);

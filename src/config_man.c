@@ -46,12 +46,22 @@ const struct config_note config_notes[] = {
          "Directories may include others, 16 deep."},
 	{"inplace",
          "After 16 KiB or a second of silence a connection of TLS 1.2 or 1.3 with an AEAD cipher needs OpenSSL no more: "
-         "it becomes faster and takes a third of the memory. What cannot be handed over stays with OpenSSL."},
+         "it becomes faster and takes a third of the memory. What cannot be handed over stays with OpenSSL. "
+         "With `no` only a connection that the kernel takes (`ktls`) leaves OpenSSL."},
 	{"key", "A file that everybody may read is warned about."},
+	{"ktls",
+         "A direction that the kernel has costs no encryption in user space, and bulk can be spliced: see `relay`. "
+         "`auto` leaves TLS 1.3 to user space on kernels that cannot change its keys after a KeyUpdate (before Linux 6.14); with the other values such a "
+         "KeyUpdate ends the connection. What the kernel cannot do stays in user space, is counted by its reason in the metrics and said in the log. "
+         "`options = ENABLE_KTLS` means `yes`. `tlsplice -kernel` tells what this kernel can do."},
+	{"ktlsAfter", "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
+	{"relay",
+         "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do it, which takes a thread of the "
+         "kernel for each splice. `auto` splices what goes to the TLS side."},
 	{"renegotiation", "It exists in TLS 1.2 and older. With `no` a connection whose peer tries it is ended."},
 	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
                   "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},

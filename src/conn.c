@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <openssl/rand.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -344,15 +345,16 @@ static void timer_expired(struct timer *timer)
 	}
 }
 
-void end_send(struct end *e)
+/* To see the peer hang up; what it still says does not matter. */
+static void linger_receive(struct end *e)
 {
-	struct chunk *chunk;
+	struct ring *ring = e->conn->worker->ring;
 
-	if (e->send.armed || e->closed || e->fd < 0)
-		return;
-	chunk = queue_front(&e->out, &e->conn->worker->bufs);
-	if (chunk)
-		ring_send(e->conn->worker->ring, &e->send, e->fd, chunk->data + chunk->start, chunk->end - chunk->start);
+	e->receiving = e->nonblocking || e->opens ? END_POLLED : END_MANY;
+	if (e->receiving == END_POLLED)
+		ring_poll(ring, &e->recv, e->fd, POLLRDHUP, false);
+	else
+		ring_recv(ring, &e->recv, e->fd, CHUNK_SMALL, true);
 }
 
 /* The alert is out: say so, and read until the peer has hung up, for unread input would turn our close into a RST that destroys the alert. */
@@ -360,8 +362,13 @@ static void linger_step(struct end *e)
 {
 	struct conn *c = e->conn;
 
-	if (e->out.bytes > 0 && !e->closed) {
+	if (!e->closed && e->out.bytes > 0) {
 		end_send(e);
+		return;
+	}
+	if (!end_flushed(e)) {
+		if (!e->send.armed)
+			end_await_room(e);
 		return;
 	}
 	if (!e->closed)
@@ -370,7 +377,7 @@ static void linger_step(struct end *e)
 	if (e->eof)
 		conn_close(c);
 	else if (!e->recv.armed)
-		ring_recv(c->worker->ring, &e->recv, e->fd, CHUNK_SMALL, true);
+		linger_receive(e);
 }
 
 /* What a socket that the peer has broken means, the pending receive will tell. With trouble of our own the peer would be waited for in vain. */
@@ -386,28 +393,37 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 {
 	struct end *e = container_of(op, struct end, send);
 	struct conn *c = e->conn;
+	int error;
 
-	if (result->res >= 0) {
-		queue_consume(&e->out, &c->worker->bufs, (size_t)result->res);
-	} else {
+	if (c->stage == CONN_ENDING) {
+		conn_release(c);
+		return;
+	}
+	if (c->stage == CONN_RELAYING && (e->sending == END_FILL || e->sending == END_DRAIN)) {
+		relay_spliced(e, result->res);
+		return;
+	}
+	error = end_sent(e, result->res);
+	if (error == -EAGAIN)
+		return;
+	if (error < 0) {
 		e->closed = true;
-		if (result->res != -ECANCELED)
-			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-result->res),
-			         -result->res);
+		if (error != -ECANCELED && error != -EKEYREJECTED)
+			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-error), -error);
 	}
 	switch (c->stage) {
 	case CONN_TALKING:
-		if (result->res >= 0)
+		if (error == 0)
 			end_send(e);
 		else
-			send_failed(c, result->res);
+			send_failed(c, error);
 		break;
 	case CONN_RELAYING: relay_sent(e); break;
 	case CONN_LINGERING:
 		if (e->tls)
 			linger_step(e);
 		break;
-	case CONN_ENDING: conn_release(c); break;
+	case CONN_ENDING: break;
 	}
 }
 
@@ -421,7 +437,8 @@ static void received(struct ring_op *op, const struct ring_result *result)
 		return;
 	}
 	chunk_put(&c->worker->bufs, result->chunk); /* too late to matter */
-	if (result->res <= 0 && result->res != -ENOBUFS)
+	if (e->receiving == END_POLLED ? result->res < 0 || result->res & (POLLRDHUP | POLLERR | POLLHUP)
+	                               : result->res <= 0 && result->res != -ENOBUFS)
 		e->eof = true;
 	if (c->stage == CONN_ENDING)
 		conn_release(c);
@@ -471,6 +488,7 @@ static void conn_release(struct conn *c)
 		return;
 	end_close(c, &c->back, "Remote");
 	end_close(c, &c->front, "Local");
+	relay_end(c);
 	tls_end(&c->tls);
 	timer_disarm(&w->timers, &c->timer);
 	list_remove(&c->live);

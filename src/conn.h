@@ -8,8 +8,10 @@
 
 #include "addr.h"
 #include "buf.h"
+#include "end.h"
 #include "list.h"
 #include "log.h"
+#include "pipe.h"
 #include "ring.h"
 #include "service.h"
 #include "timer.h"
@@ -21,25 +23,17 @@
 
 enum { CONN_ID_MAX = 24, CONN_DESTINATION_MAX = 64 };
 
-/* One socket of a connection. */
-struct end {
-	int fd; /* -1: not there (yet) */
-	struct ring_op recv, send;
-	struct queue in;  /* received, not yet moved on */
-	struct queue out; /* waiting to be sent, or being sent */
-	struct conn *conn;
-	struct tls *tls; /* NULL: plain */
-	bool many;       /* the armed receive is a multishot one */
-	bool bulk;       /* big receives, one at a time, instead of small ones as they come */
-	bool eof;        /* nothing more will be received */
-	bool torn;       /* because of a RST */
-	bool closed;     /* nothing more may be sent: shut down, or broken */
-};
-
 enum pump_state {
 	PUMP_OPEN,
 	PUMP_ENDING, /* the source has ended; what is buffered still goes out */
 	PUMP_ENDED,  /* the end has been passed on */
+};
+
+/* A direction on its way to the kernel. */
+enum pump_offload {
+	OFFLOAD_NONE,   /* done, or not to be */
+	OFFLOAD_WANTED, /* once the connection has carried ktlsAfter bytes */
+	OFFLOAD_DUE,    /* as soon as its records are at a boundary */
 };
 
 /* One direction of the relay: the same for both. */
@@ -48,6 +42,10 @@ struct pump {
 	uint64_t bytes; /* application bytes passed on */
 	bool more;      /* not everything that came in could be moved on */
 	enum pump_state state;
+	enum ktls_direction direction; /* as the TLS side sees it */
+	enum pump_offload offload;
+	struct pipe *pipe; /* while bytes of a splice are in it */
+	size_t piped;
 };
 
 /* How a connection ends. */
@@ -110,9 +108,6 @@ void conn_finish(struct conn *c, enum conn_end how);
 
 /* Process exit: ends it in any stage, without ceremony. */
 void conn_drop(struct conn *c);
-
-/* Sends what is in end->out, if it is not being sent already. */
-void end_send(struct end *end);
 
 /* The TLS side and the plain side. */
 static inline struct end *conn_tls_end(struct conn *c)

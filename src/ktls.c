@@ -61,6 +61,16 @@ union crypto_info {
 	unsigned char bytes[1];
 };
 
+enum { APPLICATION_DATA = 23 }; /* RFC 8446 5.1 */
+
+const char *const ktls_direction_names[KTLS_DIRECTIONS] = {"tx", "rx"};
+
+const struct ktls_outcome_text ktls_outcomes[KTLS_OUTCOME_COUNT] = {
+#define X(name, word, why) {word, why},
+	KTLS_OUTCOMES(X)
+#undef X
+};
+
 static struct ktls_support support = {.error = -ENOPROTOOPT};
 
 const struct ktls_support *ktls_support(void)
@@ -186,6 +196,17 @@ unsigned char ktls_control_type(const void *control, size_t n)
 	return ((const unsigned char *)control)[CMSG_LEN(0)];
 }
 
+long ktls_result(long n, unsigned char *type)
+{
+	bool data = *type == APPLICATION_DATA;
+
+	if (data)
+		*type = 0;
+	if (n != 0 || (!data && !*type))
+		return n;
+	return data ? -EAGAIN : -EPROTO;
+}
+
 long ktls_read(int fd, void *data, size_t n, unsigned char *type)
 {
 	struct iovec iov = {.iov_base = data, .iov_len = n};
@@ -196,7 +217,7 @@ long ktls_read(int fd, void *data, size_t n, unsigned char *type)
 	if (got < 0)
 		return -errno;
 	*type = ktls_control_type(&control, msg.msg_controllen);
-	return got;
+	return ktls_result(got, type);
 }
 
 int ktls_write_record(int fd, unsigned char type, const void *data, size_t n)
@@ -207,6 +228,14 @@ int ktls_write_record(int fd, unsigned char type, const void *data, size_t n)
 
 	*CMSG_DATA(&control.head) = type;
 	return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+bool ktls_clear_error(int fd)
+{
+	int error = 0;
+	socklen_t n = sizeof(error);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) == 0 && error;
 }
 
 /* --- probing ------------------------------------------------------------------------------------------------------------------------ */

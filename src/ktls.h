@@ -16,6 +16,31 @@
 enum ktls_direction { KTLS_SEND, KTLS_RECEIVE, KTLS_DIRECTIONS };
 enum ktls_version { KTLS_12, KTLS_13, KTLS_VERSIONS };
 
+/* Where a direction's records are made, or why not in the kernel: word for metrics, sentence for the log. */
+#define KTLS_OUTCOMES(X)                                                                                       \
+	X(KERNEL, "kernel", "in the kernel")                                                                   \
+	X(OFF, "off", "the configuration says so")                                                             \
+	X(UNSUPPORTED, "unsupported", "this kernel has no TLS")                                                \
+	X(VERSION, "version", "the kernel has no TLS older than 1.2")                                          \
+	X(CIPHER, "cipher", "the kernel does not have the cipher")                                             \
+	X(REKEY, "rekey", "this kernel cannot change the keys of TLS 1.3, Linux 6.14 can")                     \
+	X(OPTIONS, "options", "something in the configuration needs OpenSSL")                                  \
+	X(FRAGMENT, "fragment", "the peers have agreed on short records")                                      \
+	X(REFUSED, "refused", "the kernel refused")                                                            \
+	X(SHORT, "short", "it ended before ktlsAfter bytes")
+
+enum ktls_outcome {
+#define X(name, word, why) KTLS_##name,
+	KTLS_OUTCOMES(X)
+#undef X
+		KTLS_OUTCOME_COUNT
+};
+
+extern const char *const ktls_direction_names[]; /* "tx", "rx" */
+extern const struct ktls_outcome_text {
+	const char *word, *why;
+} ktls_outcomes[KTLS_OUTCOME_COUNT];
+
 /* What the kernel that runs has. Found out by trying, on sockets of our own. */
 struct ktls_support {
 	int error; /* 0, or why there is no kernel TLS at all: -errno */
@@ -49,14 +74,25 @@ int ktls_install(int fd, enum ktls_direction direction, enum ktls_version versio
                  uint64_t sequence);
 
 /*
- * Reads what is there, up to n bytes, of records of one type, without waiting. Returns bytes and their content type; 0 with type 0 at
- * the end of the stream (0 with a type: an empty record); -EAGAIN: nothing; else -errno. On a socket without our keys for
- * receiving it is recv(2), type 0.
+ * Reads what is there, up to n bytes, of records of one type, without waiting. Returns as ktls_result(), -EAGAIN if nothing is there, else
+ * -errno. On a socket without keys for receiving it is recv(2).
  */
 long ktls_read(int fd, void *data, size_t n, unsigned char *type);
 
 /* Sends one record of a content type other than application data, without waiting. Returns 0 or -errno (-EAGAIN: no room now). */
 int ktls_write_record(int fd, unsigned char type, const void *data, size_t n);
+
+/*
+ * What a read of n bytes, with the content type that came with them (0: none), means: bytes, and then application data is type 0; 0 at the end of
+ * the stream, -EAGAIN for an empty record of application data, -EPROTO for any other empty one, which may not be (RFC 8446 5.1).
+ */
+long ktls_result(long n, unsigned char *type);
+
+/*
+ * A record that was refused leaves its error on the socket, and nothing can be sent any more. Takes it off, so that an alert still can. Returns whether
+ * there was one.
+ */
+bool ktls_clear_error(int fd);
 
 /* The content type in a control message that the kernel filled, or 0. `control` as msg_control(3), of CMSG_SPACE(1) bytes. */
 unsigned char ktls_control_type(const void *control, size_t n);

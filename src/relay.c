@@ -4,50 +4,47 @@
  *      front socket --recv--> front.in --[open]--[seal]--> back.out --send--> back socket
  *      and the same the other way. [open] where the source speaks TLS, [seal] where the target does.
  *
- * Receives come in two manners. A connection that exchanges messages has one multishot receive into small chunks: nothing is armed anew
+ * Receives come in several manners. A connection that exchanges messages has one multishot receive into small chunks: nothing is armed anew
  * for each message, nothing is held while it idles. Once a small chunk comes full, there is more where it came from: the pump goes over to
- * big receives, one at a time, so that it takes no more than the other side can swallow. kernel-notes/relay.md has the measurements.
+ * big receives, one at a time, so that it takes no more than the other side can swallow. From a socket of kernel TLS, and between sockets that
+ * splice, bulk is read by system calls once a poll says that there is something. kernel-notes/relay.md and splice.md have the measurements.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "relay.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
 enum {
-	/* Bytes waiting for a slow receiver before the sender is made to wait. One more receive may come on top. */
-	BUFFERED_MAX = CHUNK_BIG_RECEIVE,
-	/*
-	 * A connection that has carried this much, or has carried nothing for a while, is handed over from OpenSSL: that costs about 10 us
-	 * net, which a short exchange does not earn back (kernel-notes/records.md).
-	 */
-	PROMOTE_BYTES = 16384,
-	PROMOTE_IDLE_MS = 1000,
 	/* Records we owe the peer itself (answers to KeyUpdates) before we stop reading: more than a pump ever leaves there. */
 	OWED_MAX = 4 * CHUNK_BIG_RECEIVE,
 };
 
-static struct pump *pump_from(struct end *e)
+struct pump *relay_pump_from(struct end *e)
 {
 	struct conn *c = e->conn;
 
 	return c->to_tls.from == e ? &c->to_tls : &c->to_plain;
 }
 
-static struct pump *pump_to(struct end *e)
+struct pump *relay_pump_to(struct end *e)
 {
 	struct conn *c = e->conn;
 
 	return c->to_tls.to == e ? &c->to_tls : &c->to_plain;
 }
 
+/* --- time-outs ---------------------------------------------------------------------------------------------------------------------- */
+
 /* While both directions are open, or bytes wait: TIMEOUTidle. Then: TIMEOUTclose. */
 static bool is_closing(const struct conn *c)
 {
 	bool open = c->to_tls.state == PUMP_OPEN && c->to_plain.state == PUMP_OPEN;
+	bool wait = c->front.out.bytes > 0 || c->back.out.bytes > 0 || c->to_tls.piped > 0 || c->to_plain.piped > 0;
 
-	return !open && c->front.out.bytes == 0 && c->back.out.bytes == 0;
+	return !open && !wait;
 }
 
 /* When the time-out in force runs out, counted from the last moment that bytes moved; UINT64_MAX: never. */
@@ -59,13 +56,12 @@ static uint64_t timeout_at(const struct conn *c)
 	return seconds < 0 ? UINT64_MAX : c->active_ms + (uint64_t)seconds * 1000;
 }
 
-/* Arms the timer for whatever comes first. Without memory for it the connection ends: false. */
-static bool watch(struct conn *c)
+bool relay_watch(struct conn *c)
 {
 	uint64_t at = timeout_at(c);
 
-	if (c->promotion == TLS_NOT_YET && at > c->active_ms + PROMOTE_IDLE_MS)
-		at = c->active_ms + PROMOTE_IDLE_MS;
+	if (c->promotion == TLS_NOT_YET && c->service->conf->inplace && at > c->active_ms + OFFLOAD_IDLE_MS)
+		at = c->active_ms + OFFLOAD_IDLE_MS;
 	if (at == UINT64_MAX) {
 		timer_disarm(&c->worker->timers, &c->timer);
 	} else if (timer_arm(&c->worker->timers, &c->timer, at) < 0) {
@@ -76,30 +72,16 @@ static bool watch(struct conn *c)
 	return true;
 }
 
-/* Hands the connection over to a lighter record engine, if it can be. */
-static void promote(struct conn *c, bool idle)
-{
-	if (c->promotion != TLS_NOT_YET)
-		return;
-	c->promotion = tls_promote(&c->tls, idle);
-	if (c->promotion == TLS_PROMOTED)
-		stats_add(&c->service->stats->promoted, 1);
-	else if (idle)
-		c->promotion = TLS_STAYS; /* nothing was under way, and still it cannot be */
-	else
-		c->promote_at *= 2;
-}
-
 void relay_expired(struct conn *c)
 {
 	uint64_t now = ring_now_ms(c->worker->ring);
 	bool closing = is_closing(c);
 
-	if (now >= c->active_ms + PROMOTE_IDLE_MS)
-		promote(c, true);
+	if (now >= c->active_ms + OFFLOAD_IDLE_MS)
+		offload_idle(c);
 	/* Bytes move without touching the timer: look when they last did. */
 	if (now < timeout_at(c)) {
-		watch(c);
+		relay_watch(c);
 		return;
 	}
 	if (closing) {
@@ -111,25 +93,135 @@ void relay_expired(struct conn *c)
 	}
 }
 
-/* Arms a receive if there is room for what it may bring; ends a multishot one if there is not. */
+/* --- receiving ---------------------------------------------------------------------------------------------------------------------- */
+
+static bool has_room(const struct pump *p)
+{
+	return p->to->out.bytes < BUFFERED_MAX && p->from->out.bytes < OWED_MAX;
+}
+
+static enum end_receiving manner(const struct pump *p)
+{
+	const struct end *from = p->from;
+
+	if (from->nonblocking || (from->opens && from->bulk))
+		return END_POLLED;
+	if (from->opens)
+		return END_RECORDS;
+	return from->bulk || (p->offload == OFFLOAD_DUE && from->tls) ? END_ONE : END_MANY;
+}
+
+/* One receive: a big one, or on the way to the kernel no more than the record that has begun, which move() will empty the queue of. */
+static void receive_one(struct pump *p)
+{
+	struct end *from = p->from;
+	enum chunk_size size = from->bulk ? CHUNK_BIG : CHUNK_SMALL;
+	struct ring *ring = from->conn->worker->ring;
+
+	if (p->offload == OFFLOAD_DUE && from->tls)
+		ring_recv_up_to(ring, &from->recv, from->fd, size, tls_missing(from->tls));
+	else
+		ring_recv(ring, &from->recv, from->fd, size, false);
+}
+
+/* Arms a receive if there is room for what it may bring; ends one that brings what there is no room for, or in the wrong manner. */
 static void receive(struct pump *p)
 {
 	struct end *from = p->from;
 	struct ring *ring = from->conn->worker->ring;
-	bool room = p->to->out.bytes < BUFFERED_MAX && from->out.bytes < OWED_MAX;
+	enum end_receiving wanted;
 
 	if (from->eof || p->state != PUMP_OPEN)
 		return;
+	offload_try(p);
+	if (from->bulk && !from->nonblocking && splice_wanted(p))
+		splice_enter(from->conn);
+	wanted = manner(p);
 	if (from->recv.armed) {
-		if (from->many && (!room || from->bulk))
+		if (from->receiving != END_ONE && (from->receiving != wanted || (!has_room(p) && wanted != END_POLLED)))
 			ring_cancel(ring, &from->recv);
 		return;
 	}
-	if (!room)
+	if (wanted != END_POLLED && !has_room(p))
 		return;
-	from->many = !from->bulk;
-	ring_recv(ring, &from->recv, from->fd, from->bulk ? CHUNK_BIG : CHUNK_SMALL, from->many);
+	from->receiving = wanted;
+	switch (wanted) {
+	case END_POLLED: ring_poll(ring, &from->recv, from->fd, POLLIN | POLLRDHUP, true); break;
+	case END_RECORDS: ring_recv_records(ring, &from->recv, from->fd); break;
+	case END_MANY: ring_recv(ring, &from->recv, from->fd, CHUNK_SMALL, true); break;
+	case END_ONE: receive_one(p); break;
+	}
 }
+
+/* A read from the socket failed. What kernel TLS says of records is not the socket's end. False: the connection is to be reset. */
+static bool take_error(struct pump *p, int error)
+{
+	struct end *e = p->from;
+	struct conn *c = e->conn;
+	bool of_records = false;
+
+	if (e->opens && tls_read_failed(e->tls, error, &of_records) == RECORD_FAILED)
+		return false;
+	if (of_records)
+		return true;
+	conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-error), -error);
+	/* Our own trouble, not the peer's end: what is cut off here must not look complete. */
+	if (error == -ENOMEM)
+		return false;
+	/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream as with stunnel. */
+	e->eof = e->torn = true;
+	return true;
+}
+
+bool relay_take(struct pump *p, long res, struct chunk *chunk)
+{
+	struct end *e = p->from;
+	struct bufs *bufs = &e->conn->worker->bufs;
+	struct queue got = {0};
+
+	if (chunk && p->state != PUMP_OPEN) {
+		chunk_put(bufs, chunk); /* behind a close_notify: no part of the stream */
+	} else if (chunk) {
+		queue_append(&got, chunk);
+		queue_join(&e->in, &got, bufs);
+	} else if (res == 0) {
+		e->eof = true;
+	} else if (res != -ENOBUFS && res != -ECANCELED && res != -EAGAIN) {
+		return take_error(p, (int)res);
+	}
+	return true;
+}
+
+/* Polled: reads at once what there is. */
+static enum pump_result read_now(struct pump *p)
+{
+	struct end *e = p->from;
+	struct chunk *chunk;
+	long n = end_read(e, e->bulk ? CHUNK_BIG : CHUNK_SMALL, &chunk);
+
+	if (n == -EAGAIN)
+		e->readable = false;
+	else if (n > 0)
+		e->bulk = e->bulk ? n >= CHUNK_SMALL_ROOM / 2 : n == CHUNK_SMALL_ROOM;
+	if (!relay_take(p, n, chunk))
+		return PUMP_FAILED;
+	return n >= 0 ? PUMP_AGAIN : PUMP_NOTHING;
+}
+
+static enum pump_result pull(struct pump *p)
+{
+	struct end *e = p->from;
+
+	if (p->state != PUMP_OPEN || p->more)
+		return PUMP_NOTHING;
+	if (p->piped > 0 || (e->nonblocking && e->readable && e->bulk && !e->eof && splice_wanted(p)))
+		return splice_run(p);
+	if (e->eof || !e->readable || manner(p) != END_POLLED || !has_room(p))
+		return PUMP_NOTHING;
+	return read_now(p);
+}
+
+/* --- moving ------------------------------------------------------------------------------------------------------------------------- */
 
 /* Opens what came in. Returns false when the connection is over. */
 static bool open_records(struct pump *p, struct queue *plain)
@@ -150,46 +242,63 @@ static bool open_records(struct pump *p, struct queue *plain)
 	}
 }
 
+void relay_count(struct pump *p, size_t n)
+{
+	struct stats *stats = p->from->conn->service->stats;
+
+	p->bytes += n;
+	if (p->to->tls) {
+		stats_add(&stats->bytes_to_tls, n);
+		if (p->to->seals)
+			stats_add(&stats->kernel_to_tls, n);
+	} else {
+		stats_add(&stats->bytes_to_plain, n);
+		if (p->from->opens)
+			stats_add(&stats->kernel_to_plain, n);
+	}
+}
+
 /* Moves what has come in to the other side's queue. Returns false when the connection is over. */
 static bool move(struct pump *p)
 {
+	struct bufs *bufs = &p->from->conn->worker->bufs;
 	struct queue plain = {0};
 	bool ok = true;
 
-	p->more = p->to->out.bytes >= BUFFERED_MAX;
+	p->more = p->to->out.bytes >= BUFFERED_MAX || offload_holds(p);
 	if (p->more)
 		return true;
 	if (p->from->tls)
 		ok = open_records(p, &plain);
 	else
 		queue_move(&plain, &p->from->in);
-	if (plain.bytes == 0) {
-		queue_clear(&plain, &p->from->conn->worker->bufs);
-		return ok;
+	if (plain.bytes > 0) {
+		relay_count(p, plain.bytes);
+		if (p->to->tls)
+			ok = p->to->tls->record.engine->seal(&p->to->tls->record, &plain) == RECORD_OK && ok;
+		else
+			queue_join(&p->to->out, &plain, bufs);
 	}
-	p->bytes += plain.bytes;
-	stats_add(p->to->tls ? &p->from->conn->service->stats->bytes_to_tls : &p->from->conn->service->stats->bytes_to_plain,
-	          plain.bytes);
-	if (p->to->tls)
-		ok = p->to->tls->record.engine->seal(&p->to->tls->record, &plain) == RECORD_OK && ok;
-	else
-		queue_join(&p->to->out, &plain, &p->from->conn->worker->bufs);
-	queue_clear(&plain, &p->from->conn->worker->bufs);
+	queue_clear(&plain, bufs);
 	return ok;
 }
+
+/* --- ends of streams ---------------------------------------------------------------------------------------------------------------- */
 
 /* The source has ended and everything it sent is on its way: pass the end on. Returns false when that fails. */
 static bool pass_end(struct pump *p)
 {
 	struct conn *c = p->from->conn;
 
+	if (p->piped > 0)
+		return true; /* once it has gone */
 	if (p->to->tls) {
 		conn_log(c, LOG_DEBUG, "Sending close_notify alert");
 		p->state = PUMP_ENDED;
 		return p->to->tls->record.engine->close(&p->to->tls->record) == RECORD_OK;
 	}
 	if (p->to->out.bytes > 0)
-		return true; /* once it has gone */
+		return true;
 	p->state = PUMP_ENDED;
 	p->to->closed = true;
 	shutdown(p->to->fd, SHUT_WR);
@@ -204,11 +313,12 @@ static bool pass_end(struct pump *p)
 static bool truncated(struct pump *p)
 {
 	struct conn *c = p->from->conn;
-	struct pump *other = pump_to(p->from);
+	struct pump *other = relay_pump_to(p->from);
+	size_t unsent = p->from->out.bytes + other->piped;
 
 	/* What the kernel still had to send is lost with a RST: in the middle of a stream there was something. */
-	if (p->from->out.bytes > 0 || (p->from->torn && other->from->bulk)) {
-		conn_log(c, LOG_INFO, "TLS socket closed (SSL_read) with %zu unsent byte(s)", p->from->out.bytes);
+	if (unsent > 0 || (p->from->torn && other->from->bulk)) {
+		conn_log(c, LOG_INFO, "TLS socket closed (SSL_read) with %zu unsent byte(s)", unsent);
 		return false;
 	}
 	conn_log(c, LOG_INFO, "TLS socket closed (SSL_read)");
@@ -219,7 +329,7 @@ static bool truncated(struct pump *p)
 /* The end of the source's stream, once all that came before it has been moved on. */
 static bool source_ended(struct pump *p)
 {
-	if (p->state != PUMP_OPEN || p->more)
+	if (p->state != PUMP_OPEN || p->more || p->piped > 0)
 		return true;
 	p->state = PUMP_ENDING;
 	if (p->from->tls)
@@ -228,27 +338,55 @@ static bool source_ended(struct pump *p)
 	return true;
 }
 
-/* Does everything that can be done in one direction. The connection may be gone afterwards: true if it lives on. */
-static bool pump_run(struct pump *p)
-{
-	struct conn *c = p->from->conn;
-	bool ok = p->state != PUMP_OPEN || move(p);
+/* --- pumps -------------------------------------------------------------------------------------------------------------------------- */
 
+/* Moves what is there in one direction, and passes its end on. */
+static bool pump_step(struct pump *p)
+{
+	bool ok;
+
+	offload_try(p);
+	ok = p->state != PUMP_OPEN || move(p);
 	if (ok && p->from->eof)
 		ok = source_ended(p);
 	if (ok && p->state == PUMP_ENDING)
 		ok = pass_end(p);
-	if (!ok) {
-		conn_finish(c, CONN_RESET);
-		return false;
-	}
-	if (c->to_tls.bytes + c->to_plain.bytes >= c->promote_at)
-		promote(c, false);
-	end_send(p->to);
-	if (p->from->tls)
-		end_send(p->from); /* what the record layer has to answer */
+	return ok;
+}
+
+/* Does everything that can be done in one direction. The connection may be gone afterwards: true if it lives on. */
+static bool pump_run(struct pump *p)
+{
+	struct conn *c = p->from->conn;
+	enum pump_result result;
+
+	do {
+		result = pump_step(p) ? pull(p) : PUMP_FAILED;
+		if (result == PUMP_FAILED) {
+			conn_finish(c, CONN_RESET);
+			return false;
+		}
+		offload_moved(c);
+		end_send(p->to);
+		if (p->from->tls)
+			end_send(p->from); /* what the record layer has to answer */
+	} while (result == PUMP_AGAIN);
 	receive(p);
 	return true;
+}
+
+/* Nothing more is to go out. */
+static bool has_sent(struct end *e)
+{
+	if (e->closed)
+		return true;
+	if (e->out.bytes > 0)
+		return false;
+	if (end_flushed(e))
+		return true;
+	if (!e->send.armed)
+		end_await_room(e);
+	return false;
 }
 
 /* Both directions are over and everything is out: close. Otherwise look after the timer. */
@@ -256,41 +394,33 @@ static void settle(struct conn *c)
 {
 	bool ended = c->to_tls.state == PUMP_ENDED && c->to_plain.state == PUMP_ENDED;
 
-	if (ended && (c->front.out.bytes == 0 || c->front.closed) && (c->back.out.bytes == 0 || c->back.closed))
+	if (ended && has_sent(&c->front) && has_sent(&c->back))
 		conn_finish(c, CONN_CLOSED);
 	else if (!ended && is_closing(c))
-		watch(c);
+		relay_watch(c);
 }
 
 void relay_received(struct end *e, const struct ring_result *result)
 {
 	struct conn *c = e->conn;
-	struct pump *p = pump_from(e);
-	struct queue got = {0};
+	struct pump *p = relay_pump_from(e);
+	bool ok = true;
 
 	c->active_ms = ring_now_ms(c->worker->ring);
-	if (result->chunk && p->state != PUMP_OPEN) {
-		chunk_put(&c->worker->bufs, result->chunk); /* behind a close_notify: no part of the stream */
-	} else if (result->chunk) {
-		if (e->bulk && !result->more)
-			e->bulk = e->many || result->res >= CHUNK_SMALL_ROOM / 2;
-		else if (result->res == CHUNK_SMALL_ROOM)
+	if (e->receiving == END_POLLED) {
+		e->readable |= result->res > 0;
+		if (result->res < 0 && result->res != -ECANCELED)
+			ok = take_error(p, result->res);
+	} else {
+		if (result->chunk && e->receiving == END_ONE && p->offload != OFFLOAD_DUE)
+			e->bulk = e->bulk && result->res >= CHUNK_SMALL_ROOM / 2;
+		else if (result->full)
 			e->bulk = true;
-		queue_append(&got, result->chunk);
-		queue_join(&e->in, &got, &c->worker->bufs);
-	} else if (result->res == 0) {
-		e->eof = true;
-	} else if (result->res == -ENOMEM) {
-		/* Our own trouble, not the peer's end: what is cut off here must not look complete. */
-		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(ENOMEM), ENOMEM);
-		conn_finish(c, CONN_RESET);
-		return;
-	} else if (result->res != -ENOBUFS && result->res != -ECANCELED) {
-		/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream as with stunnel. */
-		conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-result->res), -result->res);
-		e->eof = e->torn = true;
+		ok = relay_take(p, result->res, result->chunk);
 	}
-	if (pump_run(p))
+	if (!ok)
+		conn_finish(c, CONN_RESET);
+	else if (pump_run(p))
 		settle(c);
 }
 
@@ -299,12 +429,12 @@ void relay_sent(struct end *e)
 	struct conn *c = e->conn;
 
 	c->active_ms = ring_now_ms(c->worker->ring);
-	if (e->closed && pump_to(e)->state != PUMP_ENDED) {
+	if (e->closed && relay_pump_to(e)->state != PUMP_ENDED) {
 		conn_finish(c, CONN_RESET);
 		return;
 	}
 	/* Room again: go on with what waits, and with reading; the other direction may have waited for what we owed. */
-	if (pump_run(pump_to(e)) && (!e->tls || pump_run(pump_from(e))))
+	if (pump_run(relay_pump_to(e)) && (!e->tls || pump_run(relay_pump_from(e))))
 		settle(c);
 }
 
@@ -312,10 +442,15 @@ void relay_start(struct conn *c)
 {
 	c->stage = CONN_RELAYING;
 	c->active_ms = ring_now_ms(c->worker->ring);
-	c->promotion = TLS_NOT_YET;
-	c->promote_at = PROMOTE_BYTES;
-	c->to_tls = (struct pump){.from = conn_plain_end(c), .to = conn_tls_end(c)};
-	c->to_plain = (struct pump){.from = conn_tls_end(c), .to = conn_plain_end(c)};
-	if (watch(c) && pump_run(&c->to_plain) && pump_run(&c->to_tls))
+	c->to_tls = (struct pump){.from = conn_plain_end(c), .to = conn_tls_end(c), .direction = KTLS_SEND};
+	c->to_plain = (struct pump){.from = conn_tls_end(c), .to = conn_plain_end(c), .direction = KTLS_RECEIVE};
+	offload_start(c);
+	if (relay_watch(c) && pump_run(&c->to_plain) && pump_run(&c->to_tls))
 		settle(c);
+}
+
+void relay_end(struct conn *c)
+{
+	offload_end(c);
+	splice_end(c);
 }

@@ -5,6 +5,7 @@
 #include "ring.h"
 
 #include "coro.h"
+#include "ktls.h"
 #include "list.h"
 
 #include <assert.h>
@@ -152,12 +153,12 @@ static void lender_close(struct ring *ring, enum chunk_size size)
 		munmap(l->ring, l->slots * sizeof(struct io_uring_buf));
 }
 
-/* The operation goes to the kernel as one that does nothing, and completes with `error`. */
-static void refuse(struct io_uring_sqe *sqe, struct ring_op *op, int error)
+/* The operation goes to the kernel as one that does nothing, and completes with `res`. */
+static void replace(struct io_uring_sqe *sqe, struct ring_op *op, int res)
 {
 	io_uring_prep_nop(sqe);
 	io_uring_sqe_set_data(sqe, op);
-	op->refused = error;
+	op->instead = res;
 }
 
 #ifdef RING_FAULTS
@@ -182,12 +183,20 @@ static void faults_configure(struct ring *ring)
 	ring_fail_nth(ring, nth, -(int)error, strcmp(end, ":every") == 0);
 }
 
-static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+int ring_fault(struct ring *ring)
 {
 	if (ring->fail_in == 0 || --ring->fail_in > 0)
-		return;
+		return 0;
 	ring->fail_in = ring->fail_again;
-	refuse(sqe, op, ring->fail_with);
+	return ring->fail_with;
+}
+
+static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	int error = ring_fault(ring);
+
+	if (error)
+		replace(sqe, op, error);
 }
 #else
 #define faults_configure(ring) ((void)0)
@@ -267,7 +276,7 @@ static void submit(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *
 	assert(!op->armed);
 	op->armed = true;
 	op->cancelled = false;
-	op->refused = 0;
+	op->instead = 0;
 	ring->pending++;
 	io_uring_sqe_set_data(sqe, op);
 	fault(ring, sqe, op);
@@ -278,27 +287,74 @@ void ring_accept(struct ring *ring, struct ring_op *op, int fd)
 	struct io_uring_sqe *sqe = sqe_get(ring);
 
 	op->lends = 0;
+	op->records = false;
 	io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
 	submit(ring, sqe, op);
+}
+
+/* An SQE for a receive into chunks of a size, to be prepared and handed to submit_recv(). */
+static struct io_uring_sqe *recv_sqe(struct ring *ring, struct ring_op *op, enum chunk_size size)
+{
+	lend_missing(ring, size);
+	op->lends = (uint8_t)(size + 1);
+	op->records = false;
+	return sqe_get(ring);
+}
+
+static void submit_recv(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	enum chunk_size size = op->lends - 1;
+
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = (uint16_t)size;
+	submit(ring, sqe, op);
+	/* The kernel would say -ENOBUFS at once, whether bytes have come or not, and whoever asks again would spin. */
+	if (ring->lender[size].missing == ring->lender[size].slots)
+		replace(sqe, op, -ENOMEM);
 }
 
 void ring_recv(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, bool many)
 {
 	struct io_uring_sqe *sqe;
 
-	lend_missing(ring, size);
-	sqe = sqe_get(ring);
-	op->lends = (uint8_t)(size + 1);
-	if (many)
-		io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
-	else
-		io_uring_prep_recv(sqe, fd, NULL, ring->lender[size].receive, 0);
-	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = (uint16_t)size;
+	if (!many) {
+		ring_recv_up_to(ring, op, fd, size, ring->lender[size].receive);
+		return;
+	}
+	sqe = recv_sqe(ring, op, size);
+	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	submit_recv(ring, sqe, op);
+}
+
+void ring_recv_up_to(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, size_t n)
+{
+	struct io_uring_sqe *sqe = recv_sqe(ring, op, size);
+
+	io_uring_prep_recv(sqe, fd, NULL, n < ring->lender[size].receive ? n : ring->lender[size].receive, 0);
+	submit_recv(ring, sqe, op);
+}
+
+/* The kernel puts struct io_uring_recvmsg_out, then the control message, then the bytes into the chunk. */
+enum { RECORD_CONTROL = CMSG_SPACE(1), RECORD_HEAD = sizeof(struct io_uring_recvmsg_out) + RECORD_CONTROL };
+
+void ring_recv_records(struct ring *ring, struct ring_op *op, int fd)
+{
+	static struct msghdr template = {.msg_controllen = RECORD_CONTROL}; /* only read, when the SQE is */
+	struct io_uring_sqe *sqe = recv_sqe(ring, op, CHUNK_SMALL);
+
+	op->records = true;
+	io_uring_prep_recvmsg_multishot(sqe, fd, &template, 0);
+	submit_recv(ring, sqe, op);
+}
+
+void ring_splice(struct ring *ring, struct ring_op *op, int from, int to, size_t n)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	op->records = false;
+	io_uring_prep_splice(sqe, from, -1, to, -1, (unsigned)n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	submit(ring, sqe, op);
-	/* The kernel would say -ENOBUFS at once, whether bytes have come or not, and whoever asks again would spin. */
-	if (ring->lender[size].missing == ring->lender[size].slots)
-		refuse(sqe, op, -ENOMEM);
 }
 
 void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, size_t n)
@@ -306,6 +362,7 @@ void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, 
 	struct io_uring_sqe *sqe = sqe_get(ring);
 
 	op->lends = 0;
+	op->records = false;
 	io_uring_prep_send(sqe, fd, data, n, MSG_NOSIGNAL);
 	submit(ring, sqe, op);
 }
@@ -315,6 +372,7 @@ void ring_connect(struct ring *ring, struct ring_op *op, int fd, const struct ad
 	struct io_uring_sqe *sqe = sqe_get(ring);
 
 	op->lends = 0;
+	op->records = false;
 	io_uring_prep_connect(sqe, fd, &addr->sa, addr->len);
 	submit(ring, sqe, op);
 }
@@ -324,11 +382,23 @@ void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned events, b
 	struct io_uring_sqe *sqe = sqe_get(ring);
 
 	op->lends = 0;
+	op->records = false;
 	if (many)
 		io_uring_prep_poll_multishot(sqe, fd, events);
 	else
 		io_uring_prep_poll_add(sqe, fd, events);
 	submit(ring, sqe, op);
+}
+
+void ring_complete(struct ring *ring, struct ring_op *op, int res)
+{
+	struct io_uring_sqe *sqe = sqe_get(ring);
+
+	op->lends = 0;
+	op->records = false;
+	submit(ring, sqe, op);
+	if (!op->instead) /* no fault */
+		replace(sqe, op, res);
 }
 
 void ring_cancel(struct ring *ring, struct ring_op *op)
@@ -359,6 +429,26 @@ static struct chunk *take_lent(struct ring *ring, enum chunk_size size, unsigned
 	return c;
 }
 
+/* The chunk of a receive of records holds more than the bytes: leaves them, and sets `res` to their number as of a plain receive. */
+static void take_record(struct ring *ring, struct ring_result *r)
+{
+	struct io_uring_recvmsg_out out;
+	unsigned char type;
+
+	if (!r->chunk)
+		return;
+	memcpy(&out, r->chunk->data, sizeof(out));
+	type = ktls_control_type(r->chunk->data + sizeof(out), out.controllen);
+	r->res = (int)ktls_result((long)r->chunk->end - RECORD_HEAD, &type);
+	if (r->res > 0) {
+		r->chunk->start = RECORD_HEAD;
+		r->chunk->content = type;
+	} else {
+		chunk_put(ring->bufs, r->chunk);
+		r->chunk = NULL;
+	}
+}
+
 static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 {
 	struct ring_op *op = io_uring_cqe_get_data(cqe);
@@ -370,10 +460,13 @@ static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 
 	if (!op)
 		return; /* a cancellation that found nothing */
-	if (op->refused)
-		r.res = op->refused;
+	if (op->instead)
+		r.res = op->instead;
 	if (cqe->flags & IORING_CQE_F_BUFFER)
 		r.chunk = take_lent(ring, op->lends - 1, cqe->flags >> IORING_CQE_BUFFER_SHIFT, cqe->res);
+	r.full = r.chunk && r.chunk->end == ring->lender[op->lends - 1].receive;
+	if (op->records)
+		take_record(ring, &r);
 	if (!r.more) {
 		op->armed = false;
 		ring->pending--;

@@ -21,6 +21,7 @@ struct ring_result {
 	int res;             /* as the system call's, errors as -errno */
 	bool more;           /* multishot: the operation goes on */
 	bool nonempty;       /* receive: the socket still has bytes */
+	bool full;           /* receive: the bytes fill the chunk: there may be more where they came from */
 	struct chunk *chunk; /* receive: the bytes, now the callee's; NULL at end of stream and on errors */
 };
 
@@ -32,7 +33,8 @@ struct ring_op {
 	bool armed; /* the kernel may still complete it: the memory must stay */
 	bool cancelled;
 	uint8_t lends; /* enum chunk_size of the receive, plus one; 0: no buffer */
-	int refused;   /* not carried out: completes with this -errno instead; 0 otherwise */
+	bool records;  /* a receive of records */
+	int instead;   /* not carried out: completes with this result; 0 otherwise */
 };
 
 /*
@@ -67,6 +69,18 @@ void ring_accept(struct ring *ring, struct ring_op *op, int fd);
  */
 void ring_recv(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, bool many);
 
+/* One receive of up to n bytes, no more than a chunk of that size holds. */
+void ring_recv_up_to(struct ring *ring, struct ring_op *op, int fd, enum chunk_size size, size_t n);
+
+/*
+ * As ring_recv() with `many`, into small chunks, from a socket of kernel TLS: a chunk holds bytes of application data, or of one other record,
+ * and then it has `content`. -EPROTO: an empty record that may not be empty.
+ */
+void ring_recv_records(struct ring *ring, struct ring_op *op, int fd);
+
+/* Moves up to n bytes from one descriptor to another, one of them a pipe, on a thread of the kernel (splice(2), without waiting for the pipe). */
+void ring_splice(struct ring *ring, struct ring_op *op, int from, int to, size_t n);
+
 /* Sends n bytes, perhaps fewer (see res). The bytes must stay until `done`. No SIGPIPE. */
 void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, size_t n);
 
@@ -75,6 +89,9 @@ void ring_connect(struct ring *ring, struct ring_op *op, int fd, const struct ad
 
 /* Completes when one of the poll(2) events holds; `many`: each time anew. */
 void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned events, bool many);
+
+/* For a system call that was made at once: completes with its result `res`, which is not 0, in the next turn. */
+void ring_complete(struct ring *ring, struct ring_op *op, int res);
 
 /* Asks the kernel to end an armed operation: `done` comes with -ECANCELED, or with its result if that was faster. Harmless otherwise. */
 void ring_cancel(struct ring *ring, struct ring_op *op);
@@ -97,6 +114,11 @@ int ring_await_connect(struct ring *ring, struct ring_wait *wait, int fd, const 
  * ring_open() takes them from the environment: TLSPLICE_FAIL=NTH[:ERRNO][:every], with the number of the errno, ENOMEM by default.
  */
 void ring_fail_nth(struct ring *ring, unsigned long nth, int error, bool every);
+
+/* The same for an operation that is a system call of the caller's: 0, or the -errno to take for its result. */
+int ring_fault(struct ring *ring);
+#else
+#define ring_fault(ring) ((void)(ring), 0)
 #endif
 
 #endif

@@ -8,6 +8,7 @@
 #include "conn.h"
 #include "daemon.h"
 #include "jobs.h"
+#include "ktls.h"
 #include "listen.h"
 #include "log.h"
 #include "ring.h"
@@ -302,6 +303,22 @@ static bool prepare(struct config *config)
 	return open_log(globals()) == 0;
 }
 
+/* What holds for all connections is said once, here. */
+static void announce_ktls(const struct config *config)
+{
+	const struct ktls_support *support = ktls_support();
+	bool wanted = false, automatic = false;
+
+	for (const struct section *section = config->sections; section; section = section->next) {
+		wanted |= section->ktls != KTLS_NO;
+		automatic |= section->ktls == KTLS_AUTO;
+	}
+	if (wanted && support->error)
+		log_global(LOG_NOTICE, "Kernel TLS: not used: %s", ktls_explain(support->error));
+	else if (automatic && !support->rekey)
+		log_global(LOG_NOTICE, "Kernel TLS: not used for TLS 1.3 unless \"ktls\" says so: %s", ktls_outcomes[KTLS_REKEY].why);
+}
+
 /* From here on there are threads: into the background first. */
 static bool launch(void)
 {
@@ -322,6 +339,7 @@ static bool launch(void)
 	take_signals();
 	process_memory();
 	signal(SIGPIPE, SIG_IGN);
+	ktls_probe();
 	error = jobs_start(JOB_THREADS);
 	if (!error)
 		error = workers_start(server.workers, server.count, stack_wanted(server.current->config));
@@ -331,6 +349,7 @@ static bool launch(void)
 	}
 	listening_commit(&server.listening, server.current, server.workers);
 	announce_services(server.current->config);
+	announce_ktls(server.current->config);
 	stats_note_reload(1);
 	if (!start_admin())
 		return false;

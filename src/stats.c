@@ -164,6 +164,9 @@ static void row_sum(const struct row *row, struct stats_view *view)
 #define X(name, metric, kind, help) view->of[STATS_##name] += atomic_load_explicit(&stats->name, memory_order_relaxed);
 		STATS_COUNTERS(X)
 #undef X
+		for (int d = 0; d < KTLS_DIRECTIONS; d++)
+			for (int o = 0; o < KTLS_OUTCOME_COUNT; o++)
+				view->ktls[d][o] += atomic_load_explicit(&stats->ktls[d][o], memory_order_relaxed);
 	}
 }
 

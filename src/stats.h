@@ -6,6 +6,8 @@
 #ifndef TLSPLICE_STATS_H
 #define TLSPLICE_STATS_H
 
+#include "ktls.h"
+
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,15 +21,18 @@
 	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")        \
 	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")       \
 	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                     \
-	X(promoted, "connections_promoted_total", "counter", "Connections handed over to the record engine inplace") \
+	X(promoted, "connections_promoted_total", "counter", "Connections handed over from OpenSSL") \
 	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")       \
 	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                   \
-	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")
+	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")                \
+	X(kernel_to_tls, "kernel_bytes_to_tls_total", "counter", "Those of them that the kernel encrypted")             \
+	X(kernel_to_plain, "kernel_bytes_to_plain_total", "counter", "Those of them that the kernel decrypted")
 
 struct stats {
 #define X(name, metric, kind, help) _Atomic uint64_t name;
 	STATS_COUNTERS(X)
 #undef X
+	_Atomic uint64_t ktls[KTLS_DIRECTIONS][KTLS_OUTCOME_COUNT]; /* directions of connections, by who makes their records */
 } __attribute__((aligned(64)));
 
 /* Adds to a counter of this worker's own: one writer, so a plain load and store will do. */

@@ -55,6 +55,23 @@ static void print_counter(FILE *out, enum stats_index index)
 	stats_each(print_cell, &column);
 }
 
+/* Outcomes that did not happen are left out, but for the first: a series must be there before it counts. */
+static void print_ktls(const struct stats_view *view, void *arg)
+{
+	FILE *out = arg;
+
+	for (int d = 0; d < KTLS_DIRECTIONS; d++) {
+		for (int o = 0; o < KTLS_OUTCOME_COUNT; o++) {
+			if (o != KTLS_KERNEL && view->ktls[d][o] == 0)
+				continue;
+			fputs("tlsplice_ktls_total{service=\"", out);
+			stats_text(out, view->service, escape);
+			fprintf(out, "\",role=\"%s\",direction=\"%s\",result=\"%s\"} %" PRIu64 "\n", view->role,
+			        ktls_direction_names[d], ktls_outcomes[o].word, view->ktls[d][o]);
+		}
+	}
+}
+
 static void print_number(FILE *out, const char *metric, const char *kind, const char *help, double value)
 {
 	print_head(out, metric, kind, help);
@@ -91,6 +108,9 @@ void stats_print_prometheus(FILE *out)
 	print_number(out, "tlsplice_uptime_seconds", "gauge", "Time since the start", process.uptime_s);
 	for (int i = 0; i < STATS_COUNT; i++)
 		print_counter(out, (enum stats_index)i);
+	print_head(out, "tlsplice_ktls_total", "counter",
+	           "Directions of connections whose records the kernel makes, or why it does not");
+	stats_each(print_ktls, out);
 	print_reloads(out, &process);
 	print_number(out, "tlsplice_log_lines_dropped_total", "counter", "Log lines dropped because the log was too slow",
 	             (double)log_dropped());

@@ -22,6 +22,7 @@ struct stats_view {
 	const char *service, *role;
 	bool current; /* part of the running configuration */
 	uint64_t of[STATS_COUNT];
+	uint64_t ktls[KTLS_DIRECTIONS][KTLS_OUTCOME_COUNT];
 };
 
 /* Calls fn for each service in the order in which they came; with the registry's lock held, so fn must not block. */

@@ -5,7 +5,7 @@
 #include "tls.h"
 
 #include "log.h"
-#include "record_inplace.h"
+#include "record_keyed.h"
 #include "record_openssl.h"
 #include "tls_context.h"
 #include "tls_sessions.h"
@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,13 +188,13 @@ static void end_openssl(struct tls *tls)
 	OPENSSL_cleanse(&tls->traffic, sizeof(tls->traffic));
 }
 
-/* What only OpenSSL can do for a connection of this section and version. */
+/* True if only OpenSSL can do what the connection's section and version want. */
 static bool needs_openssl(const struct tls *tls)
 {
 	uint64_t options = SSL_get_options(tls->ssl);
 	int version = SSL_version(tls->ssl);
 
-	if (!tls->section->inplace || version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl))
+	if (version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl))
 		return true;
 	if (version == TLS1_3_VERSION && tls->traffic.secret_len == 0)
 		return true;
@@ -212,7 +213,7 @@ enum tls_promotion tls_promote(struct tls *tls, bool idle)
 {
 	const struct section *section = tls->section;
 
-	if (tls->inplace)
+	if (tls->keyed)
 		return TLS_PROMOTED;
 	if (needs_openssl(tls))
 		return TLS_STAYS;
@@ -223,18 +224,88 @@ enum tls_promotion tls_promote(struct tls *tls, bool idle)
 	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets &&
 	    !idle)
 		return TLS_NOT_YET;
-	tls->inplace = inplace_new(tls->ssl, &tls->traffic, section->client);
-	if (!tls->inplace)
+	tls->keyed = keyed_new(tls->ssl, &tls->traffic, section->client);
+	if (!tls->keyed)
 		return TLS_STAYS;
 	/* From here on the records are ours: OpenSSL has neither bytes of the stream nor the right numbers any more. */
-	tls->record.engine = &record_inplace;
+	tls->record.engine = &record_keyed;
 	end_openssl(tls);
 	return TLS_PROMOTED;
+}
+
+/* --- kernel TLS --------------------------------------------------------------------------------------------------------------------- */
+
+enum ktls_outcome tls_ktls_outcome(const struct tls *tls, enum ktls_direction direction)
+{
+	const struct ktls_support *support = ktls_support();
+	enum ktls_wish wish = tls->section->ktls, bit = direction == KTLS_SEND ? KTLS_TX : KTLS_RX;
+	int version = SSL_version(tls->ssl);
+	bool tls13 = version == TLS1_3_VERSION;
+	enum aead_cipher cipher;
+
+	if (wish != KTLS_AUTO && !(wish & bit))
+		return KTLS_OFF;
+	if (support->error)
+		return KTLS_UNSUPPORTED;
+	if (version < TLS1_2_VERSION)
+		return KTLS_VERSION;
+	if (!keyed_find_cipher(tls->ssl, &cipher) || !support->cipher[direction][tls13 ? KTLS_13 : KTLS_12][cipher])
+		return KTLS_CIPHER;
+	if (needs_openssl(tls))
+		return KTLS_OPTIONS;
+	if (keyed_plain_max(tls->ssl) != PLAIN_MAX)
+		return KTLS_FRAGMENT;
+	if (wish == KTLS_AUTO && tls13 && !support->rekey)
+		return KTLS_REKEY;
+	return KTLS_KERNEL;
+}
+
+void tls_log_ktls(const struct tls *tls, enum ktls_direction direction, enum ktls_outcome outcome, int error)
+{
+	static atomic_uint met;
+	/* The others are no news, or have been said at start. */
+	const unsigned news = 1u << KTLS_VERSION | 1u << KTLS_CIPHER | 1u << KTLS_OPTIONS | 1u << KTLS_FRAGMENT | 1u << KTLS_REFUSED;
+	unsigned bit = news & 1u << outcome;
+	bool first = bit && !(atomic_fetch_or(&met, bit) & bit);
+	const char *detail = "";
+
+	if (outcome == KTLS_KERNEL)
+		detail = ktls_cipher_name(tls->keyed->cipher);
+	else if (error)
+		detail = strerror(-error);
+	tls_log(tls, first ? LOG_NOTICE : LOG_DEBUG, "Kernel TLS: %s: %s%s%s%s%s", ktls_direction_names[direction],
+	        outcome == KTLS_KERNEL ? "" : "stays in user space: ", ktls_outcomes[outcome].why, *detail ? " (" : "", detail,
+	        *detail ? ")" : "");
+}
+
+int tls_offload(struct tls *tls, enum ktls_direction direction, int fd)
+{
+	return kernel_take(tls->keyed, direction == KTLS_SEND ? &tls->keyed->tx : &tls->keyed->rx, fd);
+}
+
+size_t tls_missing(const struct tls *tls)
+{
+	return inplace_missing(tls->record.in);
+}
+
+bool tls_record_sent(struct tls *tls, unsigned char content)
+{
+	return kernel_written(&tls->record, tls->keyed, content);
+}
+
+enum record_result tls_spliced(struct tls *tls, size_t n)
+{
+	return kernel_count(&tls->record, tls->keyed, n);
+}
+
+enum record_result tls_read_failed(struct tls *tls, int error, bool *own)
+{
+	return kernel_read_failed(&tls->record, tls->keyed, error, own);
 }
 
 void tls_end(struct tls *tls)
 {
 	end_openssl(tls);
-	inplace_free(tls->inplace);
-	tls->inplace = NULL;
+	keyed_free(tls->keyed);
+	tls->keyed = NULL;
 }

@@ -9,6 +9,7 @@
 
 #include "addr.h"
 #include "config.h"
+#include "ktls.h"
 #include "record.h"
 #include "tls_traffic.h"
 
@@ -16,7 +17,7 @@
 #include <stddef.h>
 
 struct ssl_st;
-struct inplace;
+struct keyed;
 struct tls_library;
 struct tls_identity;
 struct tls_sessions;
@@ -63,7 +64,7 @@ void tls_context_free(struct tls_context *context);
 struct tls {
 	struct record record;    /* `record.engine` is set by tls_start() */
 	struct ssl_st *ssl;      /* until the connection is promoted */
-	struct inplace *inplace; /* from then on */
+	struct keyed *keyed;     /* from then on */
 	struct tls_traffic traffic;
 	const struct section *section;
 	const char *log_id;      /* of the connection, for log lines */
@@ -102,10 +103,37 @@ enum tls_promotion {
 };
 
 /*
- * Hands an established connection over from OpenSSL to the record engine `inplace`, which is faster and needs a tenth of the memory.
- * `idle`: no bytes have come for a while, so a client need not wait for session tickets any longer. Nothing is lost whatever it returns. (deep)
+ * Hands an established connection over from OpenSSL to the record layer of our own, which is faster and needs a tenth of the memory. `idle`: no bytes
+ * have come for a while, so a client need not wait for session tickets any longer. Nothing is lost whatever it returns. (deep)
  */
 enum tls_promotion tls_promote(struct tls *tls, bool idle);
+
+/*
+ * Whether the kernel is to make a direction's records: KTLS_KERNEL, or why not. Asked once the handshake is over, while OpenSSL still has the
+ * connection. (deep)
+ */
+enum ktls_outcome tls_ktls_outcome(const struct tls *tls, enum ktls_direction direction);
+
+/*
+ * Gives a direction of a promoted connection to the kernel. Sending: all that was sealed must have gone to the socket. Receiving: `in` must be empty,
+ * at a record boundary (tls_missing() is 0), and no receive under way. From then on the socket takes and gives application data, and
+ * other records as chunks with `content`. Returns 0, or -errno: nothing has changed. (deep)
+ */
+int tls_offload(struct tls *tls, enum ktls_direction direction, int fd);
+
+/*
+ * Says where a direction's records are made, and why not in the kernel; `error`: the kernel's -errno or 0. Each reason is a notice the first time it is met
+ * and for debugging afterwards.
+ */
+void tls_log_ktls(const struct tls *tls, enum ktls_direction direction, enum ktls_outcome outcome, int error);
+
+/* Promoted, not the kernel's: how many bytes are missing to a record boundary, or to the end of a record's header. */
+size_t tls_missing(const struct tls *tls);
+
+/* What the relay must tell of a connection of which the kernel has a direction. False or RECORD_FAILED: logged, and an alert may lie in `out`. (deep) */
+bool tls_record_sent(struct tls *tls, unsigned char content);       /* a chunk with `content` has gone */
+enum record_result tls_spliced(struct tls *tls, size_t n);          /* n bytes went to the peer past `out`, by one call */
+enum record_result tls_read_failed(struct tls *tls, int error, bool *own); /* -errno; *own: it is about records, not the socket */
 
 /* Frees the SSL object. tls_end() of a zeroed struct is fine. (deep) */
 void tls_end(struct tls *tls);

@@ -8,6 +8,7 @@
 
 #include "buf.h"
 #include "list.h"
+#include "pipe.h"
 #include "ring.h"
 #include "service.h"
 #include "timer.h"
@@ -45,6 +46,7 @@ struct worker {
 	enum worker_stage stage;
 	struct ring *ring;
 	struct bufs bufs;
+	struct pipes pipes;
 	struct timers timers;
 	struct coro_pool *coros;
 	struct slab *conns; /* struct conn */

@@ -184,7 +184,8 @@ def test_inplace_no(bench, version):
 @pytest.mark.san
 @pytest.mark.parametrize("arguments, options", [
     (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"], ""), (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA"], ""),
-    (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-CCM"], ""),
+    (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0"], "ciphers = ALL:@SECLEVEL=0\nsecurityLevel = 0"),
+    (["-tls1_3"], "inplace = no"),
     (["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "sslVersionMin = TLSv1\nciphers = ALL:@SECLEVEL=0\nsecurityLevel = 0"),
     (["-tls1_3"], "config = RecordPadding:1024"), (["-tls1_2"], "options = ALLOW_CLIENT_RENEGOTIATION")])
 def test_what_stays_with_openssl(bench, arguments, options):

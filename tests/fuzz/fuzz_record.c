@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../unit/record_testing.h"
-#include "record_inplace.h"
+#include "record_keyed.h"
 #include "tls.h"
 
 #include <stdlib.h>
@@ -152,7 +152,7 @@ static void open_records(void)
 	enum record_result result = RECORD_MORE;
 
 	while (result == RECORD_MORE && !run.over) {
-		result = record_inplace.open(&run.tls.record, &run.plain, run.limit);
+		result = record_keyed.open(&run.tls.record, &run.plain, run.limit);
 		check_heard();
 		run.over = result == RECORD_FAILED || result == RECORD_CLOSED;
 	}
@@ -300,7 +300,7 @@ static void we_seal(void)
 		if (queue_write(&plain, &bufs, content, here) < 0)
 			abort();
 	}
-	if (record_inplace.seal(&run.tls.record, &plain) != RECORD_OK)
+	if (record_keyed.seal(&run.tls.record, &plain) != RECORD_OK)
 		abort();
 	queue_clear(&plain, &bufs);
 	check_sent();
@@ -308,7 +308,7 @@ static void we_seal(void)
 
 static void we_close(void)
 {
-	if (record_inplace.close(&run.tls.record) != RECORD_OK)
+	if (record_keyed.close(&run.tls.record) != RECORD_OK)
 		abort();
 	check_sent();
 }
@@ -335,16 +335,16 @@ static void run_begin(const uint8_t *data, size_t size)
 	run.section.renegotiation = which & 128;
 	run.section.debug = -1;
 	run.tls.section = &run.section;
-	run.tls.record = (struct record){.engine = &record_inplace, .bufs = &bufs, .in = &run.in, .out = &run.out};
-	run.tls.inplace = inplace_new(m->ours, &m->our_traffic, run.section.client);
-	inplace_records_per_key = which & 64 ? 5 : 1 << 24;
-	if (!run.tls.inplace)
+	run.tls.record = (struct record){.engine = &record_keyed, .bufs = &bufs, .in = &run.in, .out = &run.out};
+	run.tls.keyed = keyed_new(m->ours, &m->our_traffic, run.section.client);
+	keyed_records_per_key = which & 64 ? 5 : 1 << 23;
+	if (!run.tls.keyed)
 		abort();
 }
 
 static void run_end(void)
 {
-	inplace_free(run.tls.inplace);
+	keyed_free(run.tls.keyed);
 	queue_clear(&run.in, &bufs);
 	queue_clear(&run.out, &bufs);
 	queue_clear(&run.plain, &bufs);

@@ -12,14 +12,14 @@
 #include <string.h>
 
 static const struct aead_backend *const backends[] = {
-	&aead_evp,
+	&aead_evp, &aead_ccm,
 #ifdef HAVE_IPSEC_MB
 	&aead_ipsec_mb,
 #endif
 };
 enum { BACKENDS = sizeof(backends) / sizeof(*backends), LONGEST = 16384 + 257 };
 
-static const enum aead_cipher ciphers[] = {AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305};
+static const enum aead_cipher ciphers[] = {AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_AES_128_CCM};
 
 #define GCM_PLAIN                                                                                                                \
 	"d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b" \
@@ -104,7 +104,7 @@ static struct aead *aead_of(const struct aead_backend *backend, bool seal)
 	if (aead)
 		aead->backend = backend;
 	else
-		cr_assert(backend != &aead_evp, "EVP has every cipher");
+		cr_assert(backend != (m.cipher == AEAD_AES_128_CCM ? &aead_ccm : &aead_evp), "these two have every cipher");
 	return aead;
 }
 
@@ -183,7 +183,7 @@ Test(aead, vectors)
 /* Fills the message at random, and seals it by OpenSSL in one go: what all must agree with. */
 static void make_message(enum aead_cipher cipher, size_t n, size_t aad_len)
 {
-	static const char *const names[] = {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305"};
+	static const char *const names[] = {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305", "AES-128-CCM"};
 	EVP_CIPHER *evp = EVP_CIPHER_fetch(NULL, names[cipher], NULL);
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	int len;
@@ -193,9 +193,16 @@ static void make_message(enum aead_cipher cipher, size_t n, size_t aad_len)
 	m.cipher = cipher;
 	m.n = n;
 	m.aad_len = aad_len;
-	cr_assert_eq(EVP_EncryptInit_ex2(ctx, evp, m.key, m.nonce, NULL), 1);
+	cr_assert_eq(EVP_EncryptInit_ex2(ctx, evp, NULL, NULL, NULL), 1);
+	if (cipher == AEAD_AES_128_CCM) { /* wants to know all lengths first */
+		cr_assert_eq(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, AEAD_NONCE, NULL), 1);
+		cr_assert_eq(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, AEAD_TAG, NULL), 1);
+	}
+	cr_assert_eq(EVP_EncryptInit_ex2(ctx, NULL, m.key, m.nonce, NULL), 1);
+	if (cipher == AEAD_AES_128_CCM)
+		cr_assert_eq(EVP_EncryptUpdate(ctx, NULL, &len, NULL, (int)n), 1);
 	cr_assert_eq(EVP_EncryptUpdate(ctx, NULL, &len, m.aad, (int)aad_len), 1);
-	if (n > 0)
+	if (n > 0 || cipher == AEAD_AES_128_CCM)
 		cr_assert_eq(EVP_EncryptUpdate(ctx, m.sealed, &len, m.plain, (int)n), 1);
 	cr_assert_eq(EVP_EncryptFinal_ex(ctx, m.sealed, &len), 1);
 	cr_assert_eq(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, AEAD_TAG, m.tag), 1);

@@ -54,7 +54,7 @@ Test(config_man, what_a_paragraph_says)
 	cr_assert(strstr(page, ".It Ic drain\nSeconds that"));
 	cr_assert(strstr(page, "\\fByes|\\:quiet|\\:no\\fP stay in the foreground"));
 	cr_assert(strstr(page, "\\fBcifs\\fP,\n\\fBconnect\\fP,\n"));
-	cr_assert_eq(count(page, "An extension:"), 4);
+	cr_assert_eq(count(page, "An extension:"), 7);
 	free(page);
 }
 

@@ -3,7 +3,7 @@
  * Run by `make unit`; the faults need a sanitizer build, which has RING_FAULTS.
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "record_inplace.h"
+#include "record_keyed.h"
 
 #include "addr.h"
 #include "record_testing.h"
@@ -222,9 +222,9 @@ static enum record_result records_close(void)
 static void promote(void)
 {
 	cr_assert_eq(tls_promote(&us.tls, true), TLS_PROMOTED);
-	cr_assert_eq(us.tls.record.engine, &record_inplace);
+	cr_assert_eq(us.tls.record.engine, &record_keyed);
 	cr_assert_null(us.tls.ssl);
-	cr_assert_not_null(us.tls.inplace);
+	cr_assert_not_null(us.tls.keyed);
 	cr_assert_eq(us.tls.traffic.secret_len, 0, "the secrets are still there");
 	cr_assert_eq(tls_promote(&us.tls, false), TLS_PROMOTED);
 }
@@ -445,20 +445,20 @@ static enum tls_promotion stays(bool client, const struct suite *suite, const ch
 Test(inplace, what_stays_with_openssl)
 {
 	static const struct suite ccm = {"ECDHE-ECDSA-AES128-CCM", TLS1_2_VERSION},
+				  ccm8 = {"ECDHE-ECDSA-AES128-CCM8", TLS1_2_VERSION},
 				  cbc = {"ECDHE-ECDSA-AES128-SHA256", TLS1_2_VERSION};
 	static const struct suite old = {"ECDHE-ECDSA-AES128-SHA", TLS1_1_VERSION},
 				  ccm13 = {"TLS_AES_128_CCM_SHA256", TLS1_3_VERSION};
 
 	cr_assert_eq(stays(false, v13, ""), TLS_PROMOTED);
-	cr_assert_eq(stays(false, v13, "inplace = no"), TLS_STAYS);
-	cr_assert_eq(stays(true, v12, "inplace = no\nrenegotiation = no"), TLS_STAYS);
 	cr_assert_eq(stays(true, v12, "renegotiation = yes"), TLS_STAYS, "the server may want another handshake");
 	cr_assert_eq(stays(true, v13, "renegotiation = yes"), TLS_PROMOTED);
 	cr_assert_eq(stays(false, v12, "options = ALLOW_CLIENT_RENEGOTIATION"), TLS_STAYS);
 	cr_assert_eq(stays(false, v13, "config = RecordPadding:512"), TLS_STAYS);
-	cr_assert_eq(stays(false, &ccm, ""), TLS_STAYS);
+	cr_assert_eq(stays(false, &ccm, ""), TLS_PROMOTED);
+	cr_assert_eq(stays(false, &ccm8, "ciphers = ALL:@SECLEVEL=0\nsecurityLevel = 0"), TLS_STAYS, "a tag of 8 bytes");
 	cr_assert_eq(stays(false, &cbc, ""), TLS_STAYS);
-	cr_assert_eq(stays(false, &ccm13, "ciphersuites = TLS_AES_128_CCM_SHA256"), TLS_STAYS);
+	cr_assert_eq(stays(false, &ccm13, "ciphersuites = TLS_AES_128_CCM_SHA256"), TLS_PROMOTED);
 	cr_assert_eq(stays(false, &old, "sslVersion = TLSv1.1\nsecurityLevel = 0\nciphers = ALL:@SECLEVEL=0"), TLS_STAYS);
 }
 
@@ -1120,9 +1120,9 @@ Test(inplace, silence_after_close_notify)
 /* Our own KeyUpdate, when a key has done its share. */
 Test(inplace, keys_of_ours_wear_out)
 {
-	uint64_t limit = inplace_records_per_key;
+	uint64_t limit = keyed_records_per_key;
 
-	inplace_records_per_key = 8;
+	keyed_records_per_key = 8;
 	for (int client = 0; client < 2; client++)
 		for (int i = 0; i < SUITES; i++) {
 			meet(client, &suites[i]);
@@ -1136,16 +1136,16 @@ Test(inplace, keys_of_ours_wear_out)
 			bye();
 			part();
 		}
-	inplace_records_per_key = limit;
+	keyed_records_per_key = limit;
 }
 
 /* ... also of a key that OpenSSL has used before. */
 Test(inplace, keys_wear_out_at_the_limit)
 {
-	uint64_t limit = inplace_records_per_key;
+	uint64_t limit = keyed_records_per_key;
 	size_t n;
 
-	inplace_records_per_key = 8;
+	keyed_records_per_key = 8;
 	meet(false, v13);
 	for (int i = 0; i < 3; i++)
 		exchange(1);
@@ -1179,7 +1179,7 @@ Test(inplace, keys_wear_out_at_the_limit)
 	cr_assert_eq(we_sent(&n), SSL3_RT_APPLICATION_DATA);
 	cr_assert_eq(we_sent(&n), SSL3_RT_HANDSHAKE);
 	part();
-	inplace_records_per_key = limit;
+	keyed_records_per_key = limit;
 }
 
 /* --- alerts ------------------------------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,159 @@
+/*
+ * Records by the kernel: the socket takes and gives application data as if it were plain, and other records beside it with their content type.
+ * A direction comes here from record_inplace.c, at a record boundary. See record_keyed.h, and kernel-notes/ktls.md for the traps.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "record_keyed.h"
+
+#include "list.h"
+#include "tls.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/ssl.h>
+#include <string.h>
+
+static int install(struct keyed *k, struct half *h)
+{
+	int error = ktls_install(k->fd, h->sends ? KTLS_SEND : KTLS_RECEIVE, k->tls13 ? KTLS_13 : KTLS_12, k->cipher, &h->keys,
+	                         h->sequence);
+
+	if (!error)
+		OPENSSL_cleanse(&h->keys, sizeof(h->keys)); /* those that follow come from the secret */
+	return error;
+}
+
+int kernel_take(struct keyed *k, struct half *h, int fd)
+{
+	int error = ktls_attach(fd);
+
+	k->fd = fd;
+	if (!error)
+		error = install(k, h);
+	if (error)
+		return error;
+	/* From here on the kernel counts this direction's records: our keys are of no use any more. */
+	h->kind = &half_kernel;
+	aead_free(h->aead);
+	h->aead = NULL;
+	return 0;
+}
+
+/* Receiving: at once, for the kernel waits for them. Sending: behind our KeyUpdate, which is still in the queue. */
+static bool kernel_rekey(struct keyed *k, struct half *h)
+{
+	if (h->sends) {
+		h->changing = true;
+		return true;
+	}
+	h->sequence = 0;
+	h->changed = install(k, h) == 0;
+	return h->changed;
+}
+
+bool kernel_written(struct record *r, struct keyed *k, unsigned char type)
+{
+	struct half *h = &k->tx;
+
+	if (type != SSL3_RT_HANDSHAKE || !h->changing)
+		return true;
+	h->changing = false;
+	h->sequence = 0;
+	if (install(k, h) == 0)
+		return true;
+	keyed_broken(r, "SSL_write", "the kernel refused new keys");
+	return false;
+}
+
+static bool kernel_write(struct record *r, struct keyed *k, unsigned char type, const void *data, size_t n)
+{
+	k->tx.sequence++;
+	return queue_write_record(r->out, r->bufs, type, data, n);
+}
+
+enum record_result kernel_count(struct record *r, struct keyed *k, size_t n)
+{
+	k->tx.sequence += n / PLAIN_MAX + 1;
+	return keyed_renew(r, k);
+}
+
+static enum record_result kernel_seal(struct record *r, struct keyed *k, struct queue *plain)
+{
+	enum record_result result = RECORD_OK;
+
+	/* Each chunk is sent by a call of its own. */
+	for (const struct chunk *c = plain->head; c && result == RECORD_OK; c = c->next)
+		result = kernel_count(r, k, c->end - c->start);
+	if (result == RECORD_OK)
+		queue_move(r->out, plain);
+	return result;
+}
+
+static enum record_result kernel_open(struct record *r, struct keyed *k, struct queue *plain, size_t limit)
+{
+	enum record_result result = RECORD_OK;
+	struct chunk *c;
+
+	while (result == RECORD_OK && (c = queue_front(r->in, r->bufs))) {
+		struct opened o = {.type = (unsigned char)c->content, .data = c->data + c->start, .n = c->end - c->start};
+
+		if (c->content) {
+			result = keyed_take(r, k, &o);
+			OPENSSL_cleanse(o.data, o.n);
+			queue_consume(r->in, r->bufs, o.n);
+		} else if (k->head_len > 0) { /* RFC 8446 5.1 */
+			result = keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "data inside a handshake message");
+		} else if (plain->bytes >= limit) {
+			result = RECORD_MORE;
+		} else {
+			k->idle_records = 0;
+			queue_append(plain, queue_take(r->in));
+		}
+	}
+	return result;
+}
+
+/* The kernel stops at a KeyUpdate until it has been given keys. If it stops again without any, the message that it saw was not whole. */
+static enum record_result stopped(struct record *r, struct keyed *k)
+{
+	bool waiting = k->rx.changed || r->in->bytes > 0;
+
+	k->rx.changed = false;
+	return waiting ? RECORD_OK : keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "KeyUpdate in pieces");
+}
+
+/* What the kernel says of a record that it does not take. */
+static const struct {
+	int error;
+	unsigned char alert;
+	const char *why;
+} refusals[] = {
+	{EBADMSG, SSL_AD_BAD_RECORD_MAC, "bad record mac"},
+	{EMSGSIZE, SSL_AD_RECORD_OVERFLOW, "record overflow"},
+	{EINVAL, SSL_AD_UNEXPECTED_MESSAGE, "malformed record"},
+	{EPROTO, SSL_AD_UNEXPECTED_MESSAGE, "empty record"}, /* ours: ktls_result() */
+};
+
+enum record_result kernel_read_failed(struct record *r, struct keyed *k, int error, bool *own)
+{
+	*own = k->rx.kind == &half_kernel;
+	if (!*own)
+		return RECORD_OK;
+	if (error == -EKEYEXPIRED)
+		return stopped(r, k);
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++) {
+		if (error != -refusals[i].error)
+			continue;
+		ktls_clear_error(k->fd);
+		return keyed_fail(r, k, refusals[i].alert, refusals[i].why);
+	}
+	*own = false;
+	return RECORD_OK;
+}
+
+const struct half_kind half_kernel = {
+	.seal = kernel_seal,
+	.write = kernel_write,
+	.open = kernel_open,
+	.rekey = kernel_rekey,
+};
