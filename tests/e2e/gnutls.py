@@ -24,7 +24,7 @@ class GnuTls:
         self._check(self.lib.gnutls_credentials_set(self.session, CERTIFICATE, self.credentials))
         self._check(self.lib.gnutls_priority_set_direct(self.session, priority.encode(), None))
         self.lib.gnutls_transport_set_int2(self.session, self.sock.fileno(), self.sock.fileno())
-        self._check(self.lib.gnutls_handshake(self.session))
+        self._again(self.lib.gnutls_handshake, self.session)
         self.room = ctypes.create_string_buffer(1 << 16)
 
     def _check(self, rc):
@@ -33,14 +33,22 @@ class GnuTls:
             raise OSError("GnuTLS: " + self.lib.gnutls_strerror(rc).decode())
         return rc
 
+    def _again(self, function, *arguments):
+        """Once more when something came that is no data, such as a ticket."""
+        rc = AGAIN
+        while rc in (AGAIN, INTERRUPTED):
+            rc = function(*arguments)
+        return self._check(rc)
+
     def sendall(self, data):
         at = 0
         while at < len(data):
-            at += self._check(self.lib.gnutls_record_send(self.session, data[at:at + (1 << 14)], min(1 << 14, len(data) - at)))
+            part = data[at:at + (1 << 14)]
+            at += self._again(self.lib.gnutls_record_send, self.session, part, len(part))
 
     def recv(self, size):
         """Some bytes, or b"" after close_notify."""
-        n = self._check(self.lib.gnutls_record_recv(self.session, self.room, min(size, len(self.room))))
+        n = self._again(self.lib.gnutls_record_recv, self.session, self.room, min(size, len(self.room)))
         return ctypes.string_at(self.room, n)
 
     def close(self):
