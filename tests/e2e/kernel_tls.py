@@ -155,16 +155,16 @@ class Shared(Bench):
             if HAVE:
                 self.wait_results(name, result, result, count)
 
-    def rest(self):
-        """Nothing is left of the test's connections."""
+    def rest(self, keep=1):
+        """Nothing is left of the test's connections; the first `keep` peers live on."""
         self.backend.released.set()
         self.backend.released.clear()
-        for peer in self.peers[1:]:
+        for peer in self.peers[keep:]:
             try:
                 peer.close()
             except OSError:
                 pass
-        del self.peers[1:]
+        del self.peers[keep:]
         for child in self.children:
             if child.poll() is None:
                 child.kill()
