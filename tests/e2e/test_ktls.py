@@ -73,18 +73,20 @@ def settled(shared, name, handler, version=V13, peer=TlsClient, size=30000):
     gone = threading.Event()
 
     def backend(sock, server):
-        sock.sendall(read_exactly(sock, size))
+        sock.sendall(read_exactly(sock, size) + read_exactly(sock, 4))
         read_exactly(sock, 2)
         gone.set()
         return handler(sock, server)
 
     shared.backend.handler = backend
     client = shared.keep(peer(shared.port[name], client_context(version=version)))
-    data = pattern(size)
-    client.data(data) if peer is records_client else client.send(data)
-    assert client.recv_exactly(size) == data
+    data = pattern(size) + b"more"
+    send = client.data if peer is records_client else client.send
+    send(data[:size])
+    send(data[size:])  # receiving goes over to the kernel between records
+    assert client.recv_exactly(size + 4) == data
     shared.wait_kernel(name)
-    client.data(b"go") if peer is records_client else client.send(b"go")
+    send(b"go")
     assert gone.wait(20 * SLOW)
     return client
 
@@ -139,6 +141,7 @@ def test_odd_sizes_across_the_switch(shared, how, version, after):
             client.incoming.write(raw)
     thread.join(TIMEOUT)
     assert got == data
+    client.ping(b"x" * 50000)
     shared.wait_kernel(name)
     client.ping(b"x" * 50000)
     assert client.bye() == b""
@@ -175,6 +178,7 @@ def test_first_data_with_the_handshake(shared, how, version, size, cut):
     thread.start()
     assert client.recv_exactly(size) == data
     thread.join(TIMEOUT)
+    client.ping()
     shared.wait_kernel(how)
     client.ping()
 
@@ -216,6 +220,8 @@ def test_client_section(shared, how, version, server_first):
         for size in (1, 100, 16384, 100000):
             sock.sendall(data[:size])
             assert read_exactly(sock, size) == data[:size]
+        sock.sendall(b"before")
+        assert read_exactly(sock, 6) == b"before"
         shared.wait_kernel(name)
         sock.sendall(b"after")
         assert read_exactly(sock, 5) == b"after"
@@ -667,6 +673,8 @@ def test_sessions_of_the_client(shared, how, version):
         with connect(shared.port[name]) as sock:
             sock.sendall(b"x" * 50000)
             assert read_exactly(sock, 50000) == b"x" * 50000
+            sock.sendall(b"before")
+            assert read_exactly(sock, 6) == b"before"
             shared.wait_kernel(name, turn + 1)
             sock.sendall(b"after")
             assert read_exactly(sock, 5) == b"after"
@@ -700,6 +708,8 @@ def test_three_hundred_at_once(shared, how):
     for thread in threads:
         thread.join(120 * SLOW)
     assert not errors
+    for client in clients:
+        client.ping()
     shared.wait_kernel(how, len(clients))
     for i, client in numbered:
         client.ping() if i % 3 else client.abort()
