@@ -176,6 +176,20 @@ int ktls_install(int fd, enum ktls_direction direction, enum ktls_version versio
 	return error;
 }
 
+int ktls_sequence(int fd, enum ktls_direction direction, enum aead_cipher cipher, uint64_t *sequence)
+{
+	const struct cipher *c = &ciphers[cipher];
+	socklen_t n = (socklen_t)c->size;
+	union crypto_info u;
+	int error = getsockopt(fd, SOL_TLS, direction == KTLS_SEND ? TLS_TX : TLS_RX, &u, &n) < 0 ? -errno : 0;
+
+	*sequence = 0;
+	for (int i = 0; !error && i < 8; i++)
+		*sequence = *sequence << 8 | u.bytes[c->sequence + (size_t)i];
+	OPENSSL_cleanse(&u, sizeof(u));
+	return error;
+}
+
 /* --- records ------------------------------------------------------------------------------------------------------------------------ */
 
 /* A control message of one byte, aligned as the kernel wants it. */

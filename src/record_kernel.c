@@ -113,13 +113,25 @@ static enum record_result kernel_open(struct record *r, struct keyed *k, struct 
 	return result;
 }
 
-/* The kernel stops at a KeyUpdate until it has been given keys. If it stops again without any, the message that it saw was not whole. */
+/* Gives the kernel the keys in force once more, which lets it go on. */
+static bool install_again(struct keyed *k, struct half *h)
+{
+	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &h->sequence) == 0 && keyed_derive(k, h) && install(k, h) == 0;
+}
+
+/*
+ * The kernel stops when a record begins like a KeyUpdate, until it is given keys, and only then. We change keys when the whole message is there, which
+ * may be before that, or later: with the rest of it in the next record, or with a message before it in the same one.
+ */
 static enum record_result stopped(struct record *r, struct keyed *k)
 {
-	bool waiting = k->rx.changed || r->in->bytes > 0;
+	struct half *h = &k->rx;
 
-	k->rx.changed = false;
-	return waiting ? RECORD_OK : keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "KeyUpdate in pieces");
+	if (h->changed)
+		h->changed = false;
+	else if (r->in->bytes == 0 && !(k->head_len > 0 && install_again(k, h)))
+		return keyed_fail(r, k, SSL_AD_INTERNAL_ERROR, "the kernel waits for keys");
+	return RECORD_OK;
 }
 
 /* What the kernel says of a record that it does not take. */
@@ -139,7 +151,10 @@ enum record_result kernel_read_failed(struct record *r, struct keyed *k, int err
 	*own = k->rx.kind == &half_kernel;
 	if (!*own)
 		return RECORD_OK;
-	if (error == -EKEYEXPIRED)
+	/* The next record was tried before we had changed the keys. */
+	if (error == -EBADMSG && k->rx.changed)
+		ktls_clear_error(k->fd);
+	if (error == -EKEYEXPIRED || (error == -EBADMSG && k->rx.changed))
 		return stopped(r, k);
 	for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++) {
 		if (error != -refusals[i].error)
