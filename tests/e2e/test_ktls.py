@@ -131,12 +131,14 @@ def test_odd_sizes_across_the_switch(shared, how, version, after):
     while len(got) < len(data):
         with lock:
             try:
-                got += client.tls.read(65536)
+                part = client.tls.read(65536)
+                assert part, f"the end after {len(got)} bytes:\n{shared.log()[-3000:]}"
+                got += part
                 continue
             except ssl.SSLWantReadError:
                 pass
         raw = client.sock.recv(65536)
-        assert raw, "ended"
+        assert raw, f"the end after {len(got)} bytes:\n{shared.log()[-3000:]}"
         with lock:
             client.incoming.write(raw)
     thread.join(TIMEOUT)
