@@ -145,7 +145,10 @@ class Shared(Bench):
         for direction, result in (("tx", tx), ("rx", rx)):
             if result:
                 expected[direction, result] = count
-        until(lambda: self.results(name) == expected, 20, f"{expected} of {name}; " + str(self.results(name)))
+        try:
+            until(lambda: self.results(name) == expected, 20)
+        except AssertionError:
+            raise AssertionError(f"{expected} of {name} expected, now {self.results(name)}:\n{self.log()[-4000:]}") from None
 
     def wait_kernel(self, name, count=1):
         """The kernel has both directions of this test's connections, where there is kernel TLS and the section wants it."""
