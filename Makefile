@@ -60,7 +60,7 @@ endif
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all run test quick unit e2e fuzz bench bench-guest install man clean help lint tidy cppcheck tests FORCE
+.PHONY: all run test quick unit e2e test-guest fuzz bench bench-guest install man clean help lint tidy cppcheck tests FORCE
 
 all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a)
 
@@ -71,6 +71,7 @@ help:
 	'make test                install what is missing, build, run every test' \
 	'make quick               unit tests and the fast end-to-end tests' \
 	'make unit, make e2e      only these (K=expression selects end-to-end tests)' \
+	'make test-guest          the tests of kernel TLS, in guests (KERNEL=uml6.1, K=expression)' \
 	'make fuzz                fuzz every parser for SECONDS=60 each (clang)' \
 	'make lint                clang-tidy and cppcheck (also: make tidy, make cppcheck)' \
 	'make bench               measure beside other proxies, see bench/README.md' \
@@ -168,7 +169,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libtlsplice.a
 tests: all $(units) $(fuzzers) $(tools) $(BUILD)/man/options
 
 test:
-	@tests/install-deps build run test
+	@tests/install-deps build run test $(if $(SAN),,vm)
 	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)',all)
 
 quick:
@@ -179,6 +180,10 @@ unit:
 
 e2e:
 	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)') $(if $(K),-k '$(K)') e2e
+
+test-guest:
+	@tests/install-deps build run test vm
+	@tests/run --make '$(MAKE)' $(if $(SAN),--san '$(SAN)') $(if $(K),-k '$(K)') $(if $(KERNEL),--kernel '$(KERNEL)') guest
 
 SECONDS	= 60
 fuzz:

@@ -19,6 +19,10 @@ SLOW = 6 if os.environ.get("TLSPLICE_SLOW") else 1
 # What a sanitizer or valgrind prints when it found something.
 REPORTS = re.compile(r"ERROR: \w+Sanitizer|WARNING: \w+Sanitizer|runtime error:|==\d+== .*(Invalid|uninitialised|lost in loss)")
 
+# More lines for the global part of every configuration, "\\n" between them: the same tests with kernel TLS, for example.
+EXTRA = os.environ.get("TLSPLICE_EXTRA_GLOBALS", "").replace("\\n", "\n").strip()
+EXTRA += "\n" if EXTRA else ""
+
 PREAMBLE = "foreground = yes\nsyslog = no\ndebug = debug\n"
 
 
@@ -55,7 +59,7 @@ class Proxy:
         self.directory = str(directory)
         self.config = os.path.join(self.directory, name + ".conf")
         self.out = os.path.join(self.directory, name + ".out")
-        self.preamble = preamble
+        self.preamble = preamble + EXTRA
         self.expect_open = False  # set it when a test leaves connections open on purpose
         self.finished = False
         self.write(text)

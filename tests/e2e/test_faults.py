@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import pytest
+from kernel_tls import RELAYS, needs_kernel, results, way
 from peers import Server, TlsClient, echo
 from proxy import BINARY, SLOW, TOP, Proxy, until
 
@@ -43,8 +44,8 @@ def check_rest(proxy):
     assert proxy.cpu_s() - before < 0.1, "it spins:\n" + proxy.log()[-3000:]
 
 
-def survive(bench, env, sizes=(4, 100000, 4), must_serve=True):
-    proxy = bench.tls_server(head="workers = 1\n", env=env, extra="TIMEOUTclose = 2")
+def survive(bench, env, sizes=(4, 100000, 4), must_serve=True, extra=""):
+    proxy = bench.tls_server(head="workers = 1\n", env=env, extra="TIMEOUTclose = 2\n" + extra)
     done = [attempt(proxy.port, size) for size in sizes]
     check_rest(proxy)
     if must_serve:
@@ -102,6 +103,40 @@ def test_no_buffers_for_ever(bench, faulty, first):
         assert not attempt(proxy.port, 100000)
     check_rest(proxy)
     assert proxy.lines(r"LOG3.*(Cannot allocate memory|malloc failure|no memory)")
+
+
+# --- kernel TLS ---
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@needs_kernel
+@pytest.mark.parametrize("how", RELAYS)
+@pytest.mark.parametrize("first", [1, 4])
+def test_the_kernel_refuses(bench, faulty, how, first):
+    """Each of the system calls that give it something fails once: the connection goes on in user space, in that direction."""
+    for nth in range(first, first + 3):
+        admin = bench.ports()
+        proxy = bench.tls_server(head=f"workers = 1\nadmin = 127.0.0.1:{admin}", extra=way(how) + "sslVersion = TLSv1.2",
+                                 env={"TLSPLICE_FAIL_KTLS": f"{nth}:{errno.ENOMEM}"})
+        for _ in range(3):
+            assert attempt(proxy.port, 100000)
+        check_rest(proxy)
+        came = results(admin, "s")
+        assert sum(came.values()) == 6, came
+        assert came.get(("tx", "refused"), 0) + came.get(("rx", "refused"), 0) in (1, 2), came
+        proxy.stop()
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.parametrize("how", RELAYS)
+@pytest.mark.parametrize("first", [2, 10, 18, 26, 34])
+def test_each_operation_fails_once_with_kernel_tls(bench, faulty, how, first):
+    for nth in range(first, first + 8, 2):
+        survive(bench, {"TLSPLICE_FAIL": f"{nth}:{errno.ENOMEM}"}, extra=way(how))
 
 
 # --- allocations and lookups, by a library loaded before the others ---

@@ -5,7 +5,9 @@
  *   hold COUNT          opens COUNT connections, echoes on each, says "held COUNT", waits for a line on stdin, echoes on each again
  *   rate PER_S SECONDS  opens connections at a steady rate: connect, echo, close_notify
  *   loop COUNT SECONDS  keeps COUNT connections busy: connect, echo, close, connect again
- * -r resumes sessions, -2 speaks TLS 1.2, -k makes bulk write pieces of random size and change keys (TLS 1.3) every hundred pieces. The last line is "ok N failed M resumed R"; exit status 0 when none failed.
+ *   drip COUNT          one connection, COUNT times a byte there and back: COUNT records each way
+ * -r resumes sessions, -2 speaks TLS 1.2, -s SUITE no other suite, -k makes bulk write pieces of random size and change keys (TLS
+ * 1.3) every hundred pieces. The last line is "ok N failed M resumed R"; exit status 0 when none failed.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <arpa/inet.h>
@@ -91,14 +93,20 @@ static int session_new(SSL *ssl, SSL_SESSION *session)
 	return 1;
 }
 
-static void context_make(bool tls12)
+static void context_make(bool tls12, const char *suite)
 {
+	bool tls13 = suite && !strncmp(suite, "TLS_", 4);
+
 	load.ctx = SSL_CTX_new(TLS_client_method());
 	if (!load.ctx)
 		die("SSL_CTX_new");
 	SSL_CTX_set_mode(load.ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	if (tls12)
+	if (tls12 || (suite && !tls13))
 		SSL_CTX_set_max_proto_version(load.ctx, TLS1_2_VERSION);
+	if (tls13)
+		SSL_CTX_set_min_proto_version(load.ctx, TLS1_3_VERSION);
+	if (suite && (tls13 ? SSL_CTX_set_ciphersuites(load.ctx, suite) : SSL_CTX_set_cipher_list(load.ctx, suite)) != 1)
+		die(suite);
 	if (load.resume) {
 		SSL_CTX_set_session_cache_mode(load.ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 		SSL_CTX_sess_set_new_cb(load.ctx, session_new);
@@ -478,25 +486,78 @@ static void mode_bulk(uint64_t total)
 	peer_close(&peer, rc == 0 && peer.received == total);
 }
 
+/* A byte there and back, again and again, so that every byte is a record of its own. Returns -1 when the connection failed. */
+static int drip_step(struct peer *peer, size_t count)
+{
+	unsigned char byte = (unsigned char)peer->received, answer;
+	int n;
+
+	while (peer->received < count) {
+		if (peer->sent == peer->received) {
+			n = put(peer, &byte, 1);
+			if (n <= 0)
+				return verdict(peer, n, "write");
+			peer->sent++;
+		}
+		n = get(peer, &answer, 1);
+		if (n <= 0)
+			return verdict(peer, n, "read");
+		if (answer != byte) {
+			fprintf(stderr, "load: wrong byte after %zu\n", peer->received);
+			return -1;
+		}
+		byte = (unsigned char)++peer->received;
+	}
+	return 0;
+}
+
+static void mode_drip(size_t count)
+{
+	struct peer peer;
+	int rc = 0;
+
+	if (peer_open(&peer))
+		return;
+	while (rc == 0 && (peer.state != DONE || peer.received < count)) {
+		struct epoll_event event;
+
+		if (epoll_wait(load.poller, &event, 1, PATIENCE_MS) == 0) {
+			fprintf(stderr, "load: stuck: %zu sent, %zu received\n", peer.sent, peer.received);
+			break;
+		}
+		if (peer.state != DONE) {
+			rc = peer_step(&peer);
+			if (rc == 0 && peer.state == DONE)
+				peer.sent = peer.received = 0;
+		}
+		if (rc == 0 && peer.state == DONE)
+			rc = drip_step(&peer, count);
+	}
+	peer_close(&peer, rc == 0 && peer.received == count);
+}
+
 static int usage(void)
 {
 	fprintf(stderr,
-	        "usage: load [-P] [-r] [-2] [-k] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS\n");
+	        "usage: load [-P] [-r] [-2] [-s SUITE] [-k] PORT bulk BYTES | hold COUNT | rate PER_S SECONDS | loop COUNT SECONDS | "
+	        "drip COUNT\n");
 	return 2;
 }
 
 int main(int argc, char **argv)
 {
 	struct rlimit limit;
+	const char *suite = NULL;
 	bool tls12 = false;
 	int c;
 
-	while ((c = getopt(argc, argv, "Pr2k")) != -1) {
+	while ((c = getopt(argc, argv, "Pr2ks:")) != -1) {
 		switch (c) {
 		case 'P': load.plain = true; break;
 		case 'r': load.resume = true; break;
 		case '2': tls12 = true; break;
 		case 'k': load.rekey = true; break;
+		case 's': suite = optarg; break;
 		default: return usage();
 		}
 	}
@@ -511,9 +572,11 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	memset(load.ping, 'p', sizeof(load.ping));
 	load.poller = epoll_create1(EPOLL_CLOEXEC);
-	context_make(tls12);
+	context_make(tls12, suite);
 	if (!strcmp(argv[1], "bulk"))
 		mode_bulk(strtoull(argv[2], NULL, 10));
+	else if (!strcmp(argv[1], "drip"))
+		mode_drip(strtoul(argv[2], NULL, 10));
 	else if (!strcmp(argv[1], "hold"))
 		mode_hold(strtoul(argv[2], NULL, 10));
 	else if (!strcmp(argv[1], "rate") && argc > 3)
