@@ -270,9 +270,8 @@ static int pair_open(int fd[2])
 	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	fd[1] = -1;
 	if (listener < 0 || fd[0] < 0 || bind(listener, (struct sockaddr *)&addr, len) < 0 || listen(listener, 1) < 0 ||
-	    getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(fd[0], (struct sockaddr *)&addr, len) < 0)
-		error = -errno;
-	else if ((fd[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+	    getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(fd[0], (struct sockaddr *)&addr, len) < 0 ||
+	    (fd[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
 		error = -errno;
 	if (listener >= 0)
 		close(listener);

@@ -1,6 +1,6 @@
 /*
  * For the tests of record engines: a peer that makes its records by hand, with the keys of a real connection, so that they may be
- * anything at all and still be genuine. Included by tests/unit/keyed_testing.h, ktls_fake.h, test_ktls.c and tests/fuzz/fuzz_record.c only.
+ * anything at all and still be genuine. Included by tests/unit/keyed_testing.h, ktls_fake.h, test_ktls.c and tests/fuzz/meeting.h only.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_RECORD_TESTING_H

@@ -128,20 +128,20 @@ Test(pipe, nothing_is_kept_for_nobody)
 
 Test(pipe, no_descriptors)
 {
+	enum { MANY = 10 };
+	struct pipe *p[MANY] = {0};
 	struct rlimit limit;
+	int n = 0;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
 	limit.rlim_cur = (rlim_t)descriptors() + 3;
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
-	pipes_enter(&pipes);
-	for (int i = 0; i < 10; i++) {
-		struct pipe *p = pipe_get(&pipes);
-
-		if (!p) {
-			cr_assert_null(pipe_get(&pipes), "again and again");
-			pipes_leave(&pipes);
-			return;
-		}
-	}
-	cr_assert_fail("more pipes than descriptors");
+	while (n < MANY && (p[n] = pipe_get(&pipes)))
+		n++;
+	cr_assert_lt(n, MANY, "more pipes than descriptors");
+	cr_assert_null(pipe_get(&pipes), "again and again");
+	while (n > 0)
+		pipe_put(&pipes, p[--n], false);
+	cr_assert_not_null(p[0] = pipe_get(&pipes));
+	pipe_put(&pipes, p[0], false);
 }
