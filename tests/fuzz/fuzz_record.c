@@ -277,7 +277,7 @@ static void run_begin(const uint8_t *data, size_t size)
 	run.tls.section = &run.section;
 	run.tls.record = (struct record){.engine = &record_keyed, .bufs = &bufs, .in = &run.in, .out = &run.out};
 	run.tls.keyed = keyed_new(m->ours, &m->our_traffic, run.section.client);
-	keyed_records_per_key = which & 64 ? 5 : 1 << 23;
+	keyed_records_per_key = which & 64 ? 5 : 1 << 22;
 	if (!run.tls.keyed)
 		abort();
 }
