@@ -1,6 +1,6 @@
 /*
  * What receiving costs a relay on io_uring: multishot or one receive at a time, buffer sizes, sends through the ring or by system call.
- * A program of its own: `uring_recv ping|bulk [connections [rounds [seconds]]]`. kernel-notes/io_uring.md has figures.
+ * A program of its own: `uring_recv ping|bulk [connections [rounds [seconds]]]`. kernel-notes/multishot.md and provided_buffers.md have figures.
  * SPDX-License-Identifier: Apache-2.0
  *
  *   load process, CPU 1                        relay, CPU 0

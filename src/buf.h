@@ -14,7 +14,7 @@
 /*
  * SMALL holds a message, such as a request of 1 KiB, in one page. BIG holds three full TLS records (48 KiB and their overhead), so that
  * a bulk transfer costs one receive, three seals and one send for each 48 KiB. Four would just miss the largest segment of the loopback
- * interface, and cost nearly half as much again (kernel-notes/io_uring.md).
+ * interface, and cost nearly half as much again (kernel-notes/provided_buffers.md).
  */
 enum chunk_size { CHUNK_SMALL, CHUNK_BIG, CHUNK_SIZES };
 enum {

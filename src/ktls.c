@@ -176,6 +176,20 @@ int ktls_install(int fd, enum ktls_direction direction, enum ktls_version versio
 	return error;
 }
 
+int ktls_sequence(int fd, enum ktls_direction direction, enum aead_cipher cipher, uint64_t *sequence)
+{
+	const struct cipher *c = &ciphers[cipher];
+	socklen_t n = (socklen_t)c->size;
+	union crypto_info u;
+	int error = getsockopt(fd, SOL_TLS, direction == KTLS_SEND ? TLS_TX : TLS_RX, &u, &n) < 0 ? -errno : 0;
+
+	*sequence = 0;
+	for (int i = 0; !error && i < 8; i++)
+		*sequence = *sequence << 8 | u.bytes[c->sequence + (size_t)i];
+	OPENSSL_cleanse(&u, sizeof(u));
+	return error;
+}
+
 /* --- records ------------------------------------------------------------------------------------------------------------------------ */
 
 /* A control message of one byte, aligned as the kernel wants it. */
@@ -211,12 +225,17 @@ long ktls_read(int fd, void *data, size_t n, unsigned char *type)
 {
 	struct iovec iov = {.iov_base = data, .iov_len = n};
 	union control control;
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-	long got = recvmsg(fd, &msg, MSG_DONTWAIT);
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control};
+	long got;
 
-	if (got < 0)
-		return -errno;
-	*type = ktls_control_type(&control, msg.msg_controllen);
+	do {
+		msg.msg_controllen = sizeof(control);
+		got = recvmsg(fd, &msg, MSG_DONTWAIT);
+		if (got < 0)
+			return -errno;
+		*type = ktls_control_type(&control, msg.msg_controllen);
+		/* An empty record of data: only when one of another type lies behind it, of which a poll has told already. */
+	} while (got == 0 && *type == APPLICATION_DATA);
 	return ktls_result(got, type);
 }
 

@@ -73,6 +73,9 @@ int ktls_attach(int fd);
 int ktls_install(int fd, enum ktls_direction direction, enum ktls_version version, enum aead_cipher cipher, const struct tls_keys *keys,
                  uint64_t sequence);
 
+/* The number of a direction's next record, as the kernel counts. Returns 0 or -errno. */
+int ktls_sequence(int fd, enum ktls_direction direction, enum aead_cipher cipher, uint64_t *sequence);
+
 /*
  * Reads what is there, up to n bytes, of records of one type, without waiting. Returns as ktls_result(), -EAGAIN if nothing is there, else
  * -errno. On a socket without keys for receiving it is recv(2).

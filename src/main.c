@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "config.h"
+#include "kernel.h"
 #include "log.h"
 #include "serve.h"
 #include "sockopt.h"
@@ -80,6 +81,11 @@ static int print_options(void)
 	return 0;
 }
 
+static int print_kernel(void)
+{
+	return kernel_report(stdout) ? 0 : 1;
+}
+
 static const struct {
 	const char *flag;
 	int (*print)(void);
@@ -88,6 +94,7 @@ static const struct {
 	{"-help", print_help},
 	{"-sockets", print_sockets},
 	{"-options", print_options},
+	{"-kernel", print_kernel},
 };
 
 static int usage(const char *problem)
@@ -95,7 +102,8 @@ static int usage(const char *problem)
 	fprintf(stderr, "[!] %s\n", problem);
 	fprintf(stderr, "    tlsplice [<filename>] | -fd <n> | -help | -version | -sockets | -options\n"
 	                "    tlsplice -t [<filename>]   test a configuration\n"
-	                "    tlsplice -T [<filename>]   print the effective configuration\n");
+	                "    tlsplice -T [<filename>]   print the effective configuration\n"
+	                "    tlsplice -kernel           print what this kernel offers and what of it is used\n");
 	return 1;
 }
 

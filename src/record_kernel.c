@@ -13,10 +13,10 @@
 #include <openssl/ssl.h>
 #include <string.h>
 
-static int install(struct keyed *k, struct half *h)
+static int install(struct keyed *k, struct half *h, uint64_t sequence)
 {
 	int error = ktls_install(k->fd, h->sends ? KTLS_SEND : KTLS_RECEIVE, k->tls13 ? KTLS_13 : KTLS_12, k->cipher, &h->keys,
-	                         h->sequence);
+	                         sequence);
 
 	if (!error)
 		OPENSSL_cleanse(&h->keys, sizeof(h->keys)); /* those that follow come from the secret */
@@ -29,7 +29,7 @@ int kernel_take(struct keyed *k, struct half *h, int fd)
 
 	k->fd = fd;
 	if (!error)
-		error = install(k, h);
+		error = install(k, h, h->sequence);
 	if (error)
 		return error;
 	/* From here on the kernel counts this direction's records: our keys are of no use any more. */
@@ -42,12 +42,12 @@ int kernel_take(struct keyed *k, struct half *h, int fd)
 /* Receiving: at once, for the kernel waits for them. Sending: behind our KeyUpdate, which is still in the queue. */
 static bool kernel_rekey(struct keyed *k, struct half *h)
 {
+	h->sequence = 0;
 	if (h->sends) {
 		h->changing = true;
 		return true;
 	}
-	h->sequence = 0;
-	h->changed = install(k, h) == 0;
+	h->changed = install(k, h, 0) == 0;
 	return h->changed;
 }
 
@@ -58,8 +58,7 @@ bool kernel_written(struct record *r, struct keyed *k, unsigned char type)
 	if (type != SSL3_RT_HANDSHAKE || !h->changing)
 		return true;
 	h->changing = false;
-	h->sequence = 0;
-	if (install(k, h) == 0)
+	if (install(k, h, 0) == 0)
 		return true;
 	keyed_broken(r, "SSL_write", "the kernel refused new keys");
 	return false;
@@ -71,22 +70,29 @@ static bool kernel_write(struct record *r, struct keyed *k, unsigned char type, 
 	return queue_write_record(r->out, r->bufs, type, data, n);
 }
 
-enum record_result kernel_count(struct record *r, struct keyed *k, size_t n)
+static void count(struct keyed *k, size_t n)
 {
 	k->tx.sequence += n / PLAIN_MAX + 1;
+}
+
+enum record_result kernel_count(struct record *r, struct keyed *k, size_t n)
+{
+	count(k, n);
 	return keyed_renew(r, k);
 }
 
 static enum record_result kernel_seal(struct record *r, struct keyed *k, struct queue *plain)
 {
-	enum record_result result = RECORD_OK;
+	const struct chunk *c;
 
-	/* Each chunk is sent by a call of its own. */
-	for (const struct chunk *c = plain->head; c && result == RECORD_OK; c = c->next)
-		result = kernel_count(r, k, c->end - c->start);
-	if (result == RECORD_OK)
-		queue_move(r->out, plain);
-	return result;
+	/* Each chunk is sent by a call of its own. A KeyUpdate goes between two of them: what is behind it counts for the new key. */
+	while ((c = queue_front(plain, r->bufs))) {
+		if (keyed_renew(r, k) != RECORD_OK)
+			return RECORD_FAILED;
+		count(k, c->end - c->start);
+		queue_append(r->out, queue_take(plain));
+	}
+	return RECORD_OK;
 }
 
 static enum record_result kernel_open(struct record *r, struct keyed *k, struct queue *plain, size_t limit)
@@ -113,13 +119,27 @@ static enum record_result kernel_open(struct record *r, struct keyed *k, struct 
 	return result;
 }
 
-/* The kernel stops at a KeyUpdate until it has been given keys. If it stops again without any, the message that it saw was not whole. */
+/* Gives the kernel the keys in force once more, which lets it go on. */
+static bool install_again(struct keyed *k, struct half *h)
+{
+	uint64_t sequence;
+
+	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &sequence) == 0 && keyed_derive(k, h) && install(k, h, sequence) == 0;
+}
+
+/*
+ * The kernel stops when a record begins like a KeyUpdate, until it is given keys, and only then. We change keys when the whole message is there, which
+ * may be before that, or later: with the rest of it in the next record, or with a message before it in the same one.
+ */
 static enum record_result stopped(struct record *r, struct keyed *k)
 {
-	bool waiting = k->rx.changed || r->in->bytes > 0;
+	struct half *h = &k->rx;
 
-	k->rx.changed = false;
-	return waiting ? RECORD_OK : keyed_fail(r, k, SSL_AD_UNEXPECTED_MESSAGE, "KeyUpdate in pieces");
+	if (h->changed)
+		h->changed = false;
+	else if (r->in->bytes == 0 && !(k->head_len > 0 && install_again(k, h)))
+		return keyed_fail(r, k, SSL_AD_INTERNAL_ERROR, "the kernel waits for keys");
+	return RECORD_OK;
 }
 
 /* What the kernel says of a record that it does not take. */
@@ -139,7 +159,10 @@ enum record_result kernel_read_failed(struct record *r, struct keyed *k, int err
 	*own = k->rx.kind == &half_kernel;
 	if (!*own)
 		return RECORD_OK;
-	if (error == -EKEYEXPIRED)
+	/* The next record was tried before we had changed the keys. */
+	if (error == -EBADMSG && k->rx.changed)
+		ktls_clear_error(k->fd);
+	if (error == -EKEYEXPIRED || (error == -EBADMSG && k->rx.changed))
 		return stopped(r, k);
 	for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++) {
 		if (error != -refusals[i].error)

@@ -46,8 +46,7 @@ void keyed_free(struct keyed *k)
 	free(k);
 }
 
-/* TLS 1.3: keys of the secret in force. */
-static bool half_keys(struct keyed *k, struct half *h)
+bool keyed_derive(struct keyed *k, struct half *h)
 {
 	return tls_keys_from_secret(&h->keys, k->cipher, k->digest, h->secret, k->secret_len);
 }
@@ -58,7 +57,7 @@ static bool start_13(struct keyed *k, const struct tls_traffic *traffic, bool cl
 	k->secret_len = traffic->secret_len;
 	memcpy(k->rx.secret, client ? traffic->server : traffic->client, k->secret_len);
 	memcpy(k->tx.secret, client ? traffic->client : traffic->server, k->secret_len);
-	return half_keys(k, &k->rx) && half_keys(k, &k->tx);
+	return keyed_derive(k, &k->rx) && keyed_derive(k, &k->tx);
 }
 
 static bool start_12(struct keyed *k, const SSL *ssl, bool client)
@@ -115,7 +114,7 @@ struct keyed *keyed_new(const SSL *ssl, const struct tls_traffic *traffic, bool 
 /* The next secret of a direction and its keys. */
 static bool half_update(struct keyed *k, struct half *h)
 {
-	return tls_secret_update(k->digest, h->secret, k->secret_len) && half_keys(k, h) && h->kind->rekey(k, h);
+	return tls_secret_update(k->digest, h->secret, k->secret_len) && keyed_derive(k, h) && h->kind->rekey(k, h);
 }
 
 /* --- sending ------------------------------------------------------------------------------------------------------------------------ */

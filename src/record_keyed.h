@@ -41,10 +41,10 @@ struct half {
 	bool sends;
 	struct tls_keys keys;
 	unsigned char secret[TRAFFIC_SECRET_MAX]; /* TLS 1.3: what the next keys come from */
-	uint64_t sequence;                        /* number of the next record; kernel, sending: at most this many have gone */
+	uint64_t sequence;                        /* number of the next record; kernel, sending: at most so many go under the newest key */
 	struct aead *aead;                        /* in place */
 	bool changing; /* kernel, sending: our KeyUpdate is in the queue, and the keys change behind it */
-	bool changed;  /* kernel, receiving: the keys have been changed since it last stopped for that */
+	bool changed;  /* kernel, receiving: the keys have been changed since the kernel last stopped */
 };
 
 struct keyed {
@@ -118,6 +118,9 @@ enum record_result keyed_take(struct record *record, struct keyed *keyed, const 
 
 /* Before a record of application data is made: changes our keys if they are worn (RFC 8446 5.5). */
 enum record_result keyed_renew(struct record *record, struct keyed *keyed);
+
+/* TLS 1.3: half->keys of the secret in force. False: no memory. */
+bool keyed_derive(struct keyed *keyed, struct half *half);
 
 /* Tells the peer that it is over and why, if it still listens, and the log; always RECORD_FAILED. */
 enum record_result keyed_fail(struct record *record, struct keyed *keyed, unsigned char alert, const char *why);

@@ -81,7 +81,7 @@ const char *ring_explain(int error)
 		       "profile of the container";
 	case ENOSYS: return "this kernel has no io_uring: Linux 6.1 or later is needed, built with CONFIG_IO_URING";
 	case EINVAL: return "this kernel's io_uring is too old: Linux 6.1 or later is needed";
-	case ENOMEM: return "no memory for an io_uring (on old kernels: ulimit -l)";
+	case ENOMEM: return "no memory for an io_uring; some kernels count it as locked memory, see ulimit -l";
 	default: return strerror(-error);
 	}
 }

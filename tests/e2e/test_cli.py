@@ -74,6 +74,32 @@ def test_options_list():
         assert re.search(rf"(?m)^options = {name}$", err), name
 
 
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.valgrind
+@pytest.mark.parametrize("flag", ["-kernel", "-Kernel"])
+def test_report_on_the_kernel(flag):
+    status, out, err = run_once([flag])
+    assert (status, err) == (0, "")
+    found = {line[2:33].strip(): (line[33:64].strip(), line[64:].strip()) for line in out.splitlines() if line.startswith("  ")}
+    assert out.startswith("tlsplice ") and f"on Linux {os.uname().release}, {os.uname().machine}\n" in out
+    for name in ("SINGLE_ISSUER, DEFER_TASKRUN", "rings of provided buffers", "multishot accept", "multishot recv", "multishot recvmsg"):
+        there, use = found[name]
+        assert there == "yes" and use.startswith("used"), name
+    assert found["SEND_ZC"][1].startswith("not used")
+    assert {"MADV_GUARD_INSTALL", "descriptors (ulimit -n)", "fs.pipe-user-pages-soft", "the kernel's gcm(aes)"} <= set(found)
+    if found["sockets with TLS"][0] == "no":
+        assert re.search(r"(?m)^  .*modprobe tls|too old for TLS", out)
+        return
+    # Whatever kernel this is: what the lines say fits together.
+    rekey = found["new keys after a KeyUpdate"][0] == "yes"
+    there, use = found["AES-128-GCM"]
+    assert there == "send 1.2 1.3, receive 1.2 1.3"
+    assert use == ("ktls = auto: in the kernel" if rekey else "ktls = auto: TLS 1.2 in the kernel, TLS 1.3 in user space")
+    assert ("changes the keys" if rekey else "ends it cleanly") in found["ktls = yes, tx or rx"][1]
+    assert found["the kernel's gcm(aes)"][0] != "-"  # somebody has asked for it by now
+
+
 # --- which file ---
 
 
@@ -319,6 +345,15 @@ def test_no_io_uring_is_one_clear_sentence(bench, pki, tools):
                               stderr=subprocess.STDOUT, timeout=30 * SLOW, text=True)
         assert done.returncode == 1, done.stdout
         assert len(re.findall(r"(?m)^\[[*!]\] .*io_uring", done.stdout)) == 1, done.stdout
+
+
+@pytest.mark.ours
+def test_report_on_a_kernel_without_io_uring(tools):
+    for error in ("EPERM", "ENOSYS"):
+        done = subprocess.run([tools + "/no-io-uring", error, BINARY, "-kernel"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=30 * SLOW, text=True)
+        assert done.returncode == 1, done.stdout
+        assert "io_uring" in done.stdout.splitlines()[-1] and "multishot" not in done.stdout, done.stdout
 
 
 # --- what is in the repository ---

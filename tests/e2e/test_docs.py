@@ -135,7 +135,7 @@ def test_extensions_are_those_of_the_readme():
 
 def test_flags_of_the_readme(tmp_path):
     flags = [cell.split()[0] for cell in readme_tables() if cell.startswith("-")]
-    assert flags == ["-t", "-T"]
+    assert flags == ["-t", "-T", "-kernel"]
     for flag in flags:
         assert f"tlsplice {flag} " in run_once(["-fd"])[2]
 
