@@ -476,7 +476,7 @@ def test_empty_records(shared, how, version):
 
 @each_way
 def test_padded_records(shared, how):
-    """Also more padding than data, and a record that padding fills up. Linux 6.1 leaves the padding in if it was told not to expect any."""
+    """Also more padding than data, and a record that padding fills up. Linux 6.1 and 6.12 leave the padding in if they were told not to expect any."""
     client = shared.keep(records_client(shared.port[how]))
     for size, pad in ((1, 1), (1, 16383), (16383, 1), (0, 100), (100, 1000), (0, 16384), (5000, 0)):
         client.send(DATA, b"p" * size, pad)
