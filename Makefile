@@ -60,7 +60,7 @@ endif
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all run test quick unit e2e test-guest fuzz bench install man clean help lint tidy cppcheck tests FORCE
+.PHONY: all run test quick unit e2e test-guest fuzz bench bench-guest install man clean help lint tidy cppcheck tests FORCE
 
 all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a)
 
@@ -75,6 +75,7 @@ help:
 	'make fuzz                fuzz every parser for SECONDS=60 each (clang)' \
 	'make lint                clang-tidy and cppcheck (also: make tidy, make cppcheck)' \
 	'make bench               measure beside other proxies, see bench/README.md' \
+	'make bench-guest         count their instructions in a guest with kTLS (GUEST=options)' \
 	'make install             PREFIX=$(PREFIX) DESTDIR=' \
 	'make man                 put the options as the code knows them into man/tlsplice.conf.5' \
 	'make clean               remove build*/' \
@@ -219,6 +220,12 @@ bench:
 	@tests/install-deps build run bench
 	@$(MAKE) --no-print-directory all $(benches)
 	@BUILD=$(BUILD) bench/run
+
+GUEST	=
+bench-guest:
+	@tests/install-deps build run bench vm
+	@$(MAKE) --no-print-directory all $(benches)
+	@BUILD=$(BUILD) bench/guest $(GUEST)
 
 # The page's option section stands between two comments; tests/e2e/test_docs.py compares it with the table.
 $(BUILD)/man/options: $(BUILD)/man/options.o $(BUILD)/libtlsplice.a

@@ -1,7 +1,8 @@
 /*
- * Load generator of the bench: one thread, epoll, OpenSSL. Plays one mode against one proxy for a fixed time and prints what was done.
- * Stand-alone program (load -h lists the modes); bench/run starts it. Prints START when the warm-up is over and END when the time is up,
- * so that whoever started it can read the proxy's CPU time at both moments, then one line of JSON, and leaves when its stdin closes.
+ * Load generator of the bench: one thread, epoll, OpenSSL. Plays one mode against one proxy for a fixed time, or a fixed number of units of
+ * work, and prints what was done. Stand-alone program (load -h lists the modes); bench/run and bench/guest start it. Prints START when the
+ * warm-up is over and END when the time or the work is, so that whoever started it can read the proxy's CPU time at both moments, then one
+ * line of JSON, and leaves when its stdin closes. With --units everything rests at START until a line comes in.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "bench.h"
@@ -41,6 +42,7 @@ struct client {
 	bool queued;          /* on the list of clients whose turn was cut short */
 	uint32_t events;      /* what epoll watches for */
 	uint64_t begun_ns;    /* when this unit of work was due or begun */
+	uint64_t left;        /* with --units: how many more before it rests */
 	uint64_t sent;
 	size_t head_len;
 	bool in_body;
@@ -92,6 +94,7 @@ static struct sockaddr_in target = {.sin_family = AF_INET};
 static unsigned connections = 1;
 static double seconds = 2, warmup_s = 0.3;
 static uint64_t rate = 1000, body_size, last_unit_ns;
+static uint64_t units_each, warmup_each = 1; /* of each connection; 0: the clock says when it is over */
 static struct client *clients;
 static struct client *queue[CONNECTIONS_MAX];
 static unsigned queued, opened, resting;
@@ -352,6 +355,18 @@ static ssize_t step_rest(struct client *c)
 	return n == 0 ? -ECONNRESET : n > 0 ? -EBADMSG : n;
 }
 
+static ssize_t rest(struct client *c)
+{
+	c->state = RESTING;
+	resting++;
+	return -EAGAIN;
+}
+
+static bool has_enough(struct client *c)
+{
+	return units_each && !c->left;
+}
+
 /* The unit is counted already; how the other side ends the connection is its own affair. */
 static ssize_t step_close(struct client *c)
 {
@@ -362,6 +377,8 @@ static ssize_t step_close(struct client *c)
 	if (n < 0 && errno == EAGAIN)
 		return -EAGAIN;
 	client_close(c);
+	if (has_enough(c))
+		return rest(c);
 	client_open(c);
 	return -EAGAIN;
 }
@@ -386,16 +403,18 @@ static ssize_t unit_done(struct client *c)
 	c->served = true;
 	last_unit_ns = now;
 	latency_add(now - c->begun_ns);
+	if (c->left)
+		c->left--;
 	if (mode->paced)
 		return start_late(c);
 	if (mode->rest) {
-		c->state = RESTING;
-		resting++;
 		if (opened < connections)
 			client_open(&clients[opened++]);
-		return -EAGAIN;
+		return rest(c);
 	}
 	if (!mode->reconnect) {
+		if (has_enough(c))
+			return rest(c);
 		request_begin(c, now);
 		return 1;
 	}
@@ -422,7 +441,7 @@ static void client_fail(struct client *c, ssize_t error)
 	SSL_SESSION_free(c->session);
 	c->session = NULL;
 	c->late_count = 0;
-	if (mode->rest && c->state == RESTING)
+	if (c->state == RESTING && !mode->paced)
 		resting--;
 	client_close(c);
 	client_open(c);
@@ -533,14 +552,19 @@ static bool all_served(void)
 	return true;
 }
 
+static void forget(void)
+{
+	done.units = done.bytes = done.resumed = done.handshakes = 0;
+	memset(histogram, 0, sizeof(histogram));
+}
+
 /* Over when the time is up and every connection has had its turn, so that nothing of setting up is in the measurement. */
 static void warm_up(void)
 {
 	run_until(now_ns() + (uint64_t)(warmup_s * 1e9));
 	while (!all_served())
 		run_until(now_ns() + 10000000);
-	done.units = done.bytes = done.resumed = done.handshakes = 0;
-	memset(histogram, 0, sizeof(histogram));
+	forget();
 }
 
 static void report(double elapsed)
@@ -551,6 +575,46 @@ static void report(double elapsed)
 	       (unsigned long long)done.errors, done.first_error, (unsigned long long)done.handshakes,
 	       (unsigned long long)done.resumed, latency_at(0.5), latency_at(0.99), done.negotiated);
 	fflush(stdout);
+}
+
+/* So many units of work on every connection, until all of them rest. */
+static void run_units(uint64_t each, void (*begin)(struct client *))
+{
+	last_unit_ns = now_ns();
+	resting = 0;
+	for (unsigned i = 0; i < connections; i++) {
+		clients[i].left = each;
+		begin(&clients[i]);
+	}
+	run_until(UINT64_MAX);
+}
+
+static void client_again(struct client *c)
+{
+	request_begin(c, now_ns());
+	client_run(c);
+}
+
+static void wait_for_line(void)
+{
+	for (int c = 0; c != '\n' && c != EOF;)
+		c = getchar();
+}
+
+/* Nothing moves while whoever started us looks at the proxy, before and after. */
+static void play_units(void)
+{
+	uint64_t begun;
+
+	opened = connections;
+	run_units(warmup_each, client_open);
+	forget();
+	say("START");
+	wait_for_line();
+	begun = now_ns();
+	run_units(units_each, mode->reconnect ? client_open : client_again);
+	say("END");
+	report((double)(now_ns() - begun) / 1e9);
 }
 
 static void play(void)
@@ -604,7 +668,7 @@ static SSL_CTX *tls_context(void)
 static void usage(void)
 {
 	printf("usage: load MODE --port PORT [--address IPV4] [--plain] [--connections N] [--seconds S] [--warmup S] [--rate N] "
-	       "[--size BYTES]\n");
+	       "[--size BYTES] [--units N-OF-EACH-CONNECTION [--warmup-units N]]\n");
 	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++)
 		printf("  %-9s %s\n", modes[i].name, modes[i].help);
 	exit(0);
@@ -633,9 +697,9 @@ static double duration(const char *what, const char *text)
 static bool arguments(int argc, char **argv)
 {
 	static const struct option names[] = {
-		{"port", 1, NULL, 'p'},    {"address", 1, NULL, 'a'}, {"plain", 0, NULL, 'x'}, {"connections", 1, NULL, 'c'},
-		{"seconds", 1, NULL, 's'}, {"warmup", 1, NULL, 'w'},  {"rate", 1, NULL, 'r'},  {"size", 1, NULL, 'z'},
-		{"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0},
+		{"port", 1, NULL, 'p'},    {"address", 1, NULL, 'a'},      {"plain", 0, NULL, 'x'}, {"connections", 1, NULL, 'c'},
+		{"seconds", 1, NULL, 's'}, {"warmup", 1, NULL, 'w'},       {"rate", 1, NULL, 'r'},  {"size", 1, NULL, 'z'},
+		{"units", 1, NULL, 'u'},   {"warmup-units", 1, NULL, 'v'}, {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0},
 	};
 	bool plain = false;
 
@@ -652,11 +716,15 @@ static bool arguments(int argc, char **argv)
 		case 'w': warmup_s = duration("--warmup", optarg); break;
 		case 'r': rate = number("--rate", optarg, 1000000); break;
 		case 'z': body_size = number("--size", optarg, 1ul << 30) & ~1023ul; break;
+		case 'u': units_each = number("--units", optarg, 1ul << 40); break;
+		case 'v': warmup_each = number("--warmup-units", optarg, 1ul << 40); break;
 		default: usage();
 		}
 	}
 	if (optind != argc - 1 || !target.sin_port)
 		usage();
+	if (units_each && (mode->rest || mode->paced))
+		die("load: --units is for modes that would go on for ever, not for \"%s\"", mode->name);
 	return plain;
 }
 
@@ -696,7 +764,10 @@ int main(int argc, char **argv)
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (!clients || epoll_fd < 0)
 		die("load: out of memory");
-	play();
+	if (units_each)
+		play_units();
+	else
+		play();
 	while (getchar() != EOF)
 		;
 	return 0;

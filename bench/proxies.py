@@ -1,5 +1,6 @@
 # The proxies of a bench run: reads bench/peers/*.conf, starts and stops one, and says what CPU time and memory all its processes use.
-# Used by bench/run only. Adding a proxy means adding a file to bench/peers: the lines "#! name: value" on top of it say how to start it.
+# Used by bench/run, bench/guest and play.py. Adding a proxy means adding a file to bench/peers: the lines "#! name: value" on top say how to
+# start it.
 # SPDX-License-Identifier: Apache-2.0
 import glob
 import os
@@ -76,7 +77,7 @@ def resident_kib(pids):
 
 
 class Proxy:
-    def __init__(self, path):
+    def __init__(self, path, variant=None):
         self.name = os.path.basename(path)[:-len(".conf")]
         with open(path) as f:
             self.template = f.read()
@@ -87,7 +88,22 @@ class Proxy:
         self.note = facts.get("note", "")
         self.package = facts.get("package", "")
         self.version_command = facts.get("version", "")
+        self.guest_only = facts.get("only") == "guest"
+        self.kernel_records = facts.get("records") == "kernel"
         self.process = None
+        if variant:
+            self.vary(*variant)
+
+    def vary(self, name, options):
+        """The same proxy with a few more options, which come last in its configuration: "#! variant: name: one = option; another = one"."""
+        self.name += "-" + name
+        self.title += ", " + name
+        self.note = options
+        self.guest_only = True
+        self.template += "".join(option.strip() + "\n" for option in options.split(";"))
+
+    def variants(self):
+        return re.findall(r"^#! variant: (\S+): (.*)$", self.template, re.M)
 
     def fill(self, text, values):
         return re.sub(r"@(\w+)@", lambda m: str(values[m.group(1)]), text)
@@ -169,7 +185,10 @@ class Proxy:
 
 
 def load_all():
-    """In the order of the table: the subject, the peers, the floor."""
+    """In the order of the table: the subject and its variants, the peers, the floor."""
     order = {"subject": 0, "peer": 1, "floor": 2}
-    proxies = [Proxy(path) for path in sorted(glob.glob(os.path.join(HERE, "peers", "*.conf")))]
-    return sorted(proxies, key=lambda p: (order[p.kind], p.name))
+    proxies = []
+    for path in sorted(glob.glob(os.path.join(HERE, "peers", "*.conf"))):
+        proxy = Proxy(path)
+        proxies += [proxy] + [Proxy(path, variant) for variant in proxy.variants()]
+    return sorted(proxies, key=lambda p: order[p.kind])

@@ -225,12 +225,17 @@ long ktls_read(int fd, void *data, size_t n, unsigned char *type)
 {
 	struct iovec iov = {.iov_base = data, .iov_len = n};
 	union control control;
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-	long got = recvmsg(fd, &msg, MSG_DONTWAIT);
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control};
+	long got;
 
-	if (got < 0)
-		return -errno;
-	*type = ktls_control_type(&control, msg.msg_controllen);
+	do {
+		msg.msg_controllen = sizeof(control);
+		got = recvmsg(fd, &msg, MSG_DONTWAIT);
+		if (got < 0)
+			return -errno;
+		*type = ktls_control_type(&control, msg.msg_controllen);
+		/* An empty record of data: only when one of another type lies behind it, of which a poll has told already. */
+	} while (got == 0 && *type == APPLICATION_DATA);
 	return ktls_result(got, type);
 }
 
@@ -265,9 +270,8 @@ static int pair_open(int fd[2])
 	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	fd[1] = -1;
 	if (listener < 0 || fd[0] < 0 || bind(listener, (struct sockaddr *)&addr, len) < 0 || listen(listener, 1) < 0 ||
-	    getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(fd[0], (struct sockaddr *)&addr, len) < 0)
-		error = -errno;
-	else if ((fd[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+	    getsockname(listener, (struct sockaddr *)&addr, &len) < 0 || connect(fd[0], (struct sockaddr *)&addr, len) < 0 ||
+	    (fd[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
 		error = -errno;
 	if (listener >= 0)
 		close(listener);

@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { PIPE_BYTES = 64 * 1024 }; /* what a pipe holds as it comes: kernel-notes/splice.md */
+/* What is put into a pipe at most. It has 16 slots, a page or more each, so it may be full before: kernel-notes/splice.md */
+enum { PIPE_BYTES = 128 * 1024 };
 
 struct pipe {
 	struct pipe *next;

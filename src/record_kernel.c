@@ -13,10 +13,10 @@
 #include <openssl/ssl.h>
 #include <string.h>
 
-static int install(struct keyed *k, struct half *h)
+static int install(struct keyed *k, struct half *h, uint64_t sequence)
 {
 	int error = ktls_install(k->fd, h->sends ? KTLS_SEND : KTLS_RECEIVE, k->tls13 ? KTLS_13 : KTLS_12, k->cipher, &h->keys,
-	                         h->sequence);
+	                         sequence);
 
 	if (!error)
 		OPENSSL_cleanse(&h->keys, sizeof(h->keys)); /* those that follow come from the secret */
@@ -29,7 +29,7 @@ int kernel_take(struct keyed *k, struct half *h, int fd)
 
 	k->fd = fd;
 	if (!error)
-		error = install(k, h);
+		error = install(k, h, h->sequence);
 	if (error)
 		return error;
 	/* From here on the kernel counts this direction's records: our keys are of no use any more. */
@@ -42,12 +42,12 @@ int kernel_take(struct keyed *k, struct half *h, int fd)
 /* Receiving: at once, for the kernel waits for them. Sending: behind our KeyUpdate, which is still in the queue. */
 static bool kernel_rekey(struct keyed *k, struct half *h)
 {
+	h->sequence = 0;
 	if (h->sends) {
 		h->changing = true;
 		return true;
 	}
-	h->sequence = 0;
-	h->changed = install(k, h) == 0;
+	h->changed = install(k, h, 0) == 0;
 	return h->changed;
 }
 
@@ -58,8 +58,7 @@ bool kernel_written(struct record *r, struct keyed *k, unsigned char type)
 	if (type != SSL3_RT_HANDSHAKE || !h->changing)
 		return true;
 	h->changing = false;
-	h->sequence = 0;
-	if (install(k, h) == 0)
+	if (install(k, h, 0) == 0)
 		return true;
 	keyed_broken(r, "SSL_write", "the kernel refused new keys");
 	return false;
@@ -71,22 +70,29 @@ static bool kernel_write(struct record *r, struct keyed *k, unsigned char type, 
 	return queue_write_record(r->out, r->bufs, type, data, n);
 }
 
-enum record_result kernel_count(struct record *r, struct keyed *k, size_t n)
+static void count(struct keyed *k, size_t n)
 {
 	k->tx.sequence += n / PLAIN_MAX + 1;
+}
+
+enum record_result kernel_count(struct record *r, struct keyed *k, size_t n)
+{
+	count(k, n);
 	return keyed_renew(r, k);
 }
 
 static enum record_result kernel_seal(struct record *r, struct keyed *k, struct queue *plain)
 {
-	enum record_result result = RECORD_OK;
+	const struct chunk *c;
 
-	/* Each chunk is sent by a call of its own. */
-	for (const struct chunk *c = plain->head; c && result == RECORD_OK; c = c->next)
-		result = kernel_count(r, k, c->end - c->start);
-	if (result == RECORD_OK)
-		queue_move(r->out, plain);
-	return result;
+	/* Each chunk is sent by a call of its own. A KeyUpdate goes between two of them: what is behind it counts for the new key. */
+	while ((c = queue_front(plain, r->bufs))) {
+		if (keyed_renew(r, k) != RECORD_OK)
+			return RECORD_FAILED;
+		count(k, c->end - c->start);
+		queue_append(r->out, queue_take(plain));
+	}
+	return RECORD_OK;
 }
 
 static enum record_result kernel_open(struct record *r, struct keyed *k, struct queue *plain, size_t limit)
@@ -116,7 +122,9 @@ static enum record_result kernel_open(struct record *r, struct keyed *k, struct 
 /* Gives the kernel the keys in force once more, which lets it go on. */
 static bool install_again(struct keyed *k, struct half *h)
 {
-	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &h->sequence) == 0 && keyed_derive(k, h) && install(k, h) == 0;
+	uint64_t sequence;
+
+	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &sequence) == 0 && keyed_derive(k, h) && install(k, h, sequence) == 0;
 }
 
 /*

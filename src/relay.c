@@ -124,8 +124,7 @@ static void receive_one(struct pump *p)
 		ring_recv(ring, &from->recv, from->fd, size, false);
 }
 
-/* Arms a receive if there is room for what it may bring; ends one that brings what there is no room for, or in the wrong manner. */
-static void receive(struct pump *p)
+void relay_receive(struct pump *p)
 {
 	struct end *from = p->from;
 	struct ring *ring = from->conn->worker->ring;
@@ -371,7 +370,7 @@ static bool pump_run(struct pump *p)
 		if (p->from->tls)
 			end_send(p->from); /* what the record layer has to answer */
 	} while (result == PUMP_AGAIN);
-	receive(p);
+	relay_receive(p);
 	return true;
 }
 

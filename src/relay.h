@@ -45,6 +45,9 @@ void relay_count(struct pump *pump, size_t n);
  */
 bool relay_take(struct pump *pump, long res, struct chunk *chunk);
 
+/* Arms a receive if there is room for what it may bring; ends one that brings what there is no room for, or in the wrong manner. */
+void relay_receive(struct pump *pump);
+
 /* Arms the timer for whatever comes first. Without memory for it the connection ends: false. */
 bool relay_watch(struct conn *c);
 

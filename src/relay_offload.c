@@ -91,6 +91,7 @@ static void make_due(struct pump *p)
 		return;
 	p->offload = OFFLOAD_DUE;
 	offload_try(p);
+	relay_receive(p); /* in the manner that leads to a boundary */
 }
 
 void offload_moved(struct conn *c)

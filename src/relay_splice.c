@@ -18,10 +18,15 @@ static struct pipes *pipes_of(const struct pump *p)
 	return &p->from->conn->worker->pipes;
 }
 
-/* Both sides' bytes must be as the peers mean them: plain, or the kernel's records. */
+/*
+ * Both sides' bytes must be as the peers mean them: plain, or the kernel's records. The other direction must not be on its way to the kernel: it could
+ * not find a boundary on sockets that are polled.
+ */
 static bool is_possible(const struct pump *p)
 {
-	return (p->from->tls ? p->from->opens : p->to->seals) && p->offload == OFFLOAD_NONE;
+	const struct conn *c = p->from->conn;
+
+	return (p->from->tls ? p->from->opens : p->to->seals) && c->to_tls.offload != OFFLOAD_DUE && c->to_plain.offload != OFFLOAD_DUE;
 }
 
 bool splice_wanted(const struct pump *p)
@@ -162,6 +167,7 @@ static enum pump_result step(struct pump *p)
 {
 	bool by_ring = p->from->conn->service->conf->relay == RELAY_URING_SPLICE;
 
+	/* Kernel TLS gives one record at a time, and a thread of the kernel for each would cost more than the rest: into the pipe they come at once. */
 	if (p->piped > 0)
 		return by_ring ? start(p, END_DRAIN) : drained(p, splice_now(p, p->pipe->out, p->to->fd, p->piped));
 	if (!p->from->readable || p->from->eof || !p->from->bulk)
@@ -170,7 +176,7 @@ static enum pump_result step(struct pump *p)
 		p->pipe = pipe_get(pipes_of(p));
 	if (!p->pipe)
 		return relay_take(p, -ENOMEM, NULL) ? PUMP_NOTHING : PUMP_FAILED;
-	return by_ring ? start(p, END_FILL) : fill_now(p);
+	return by_ring && !p->from->opens ? start(p, END_FILL) : fill_now(p);
 }
 
 enum pump_result splice_run(struct pump *p)

@@ -88,6 +88,16 @@ def test_load_balancer(bench, pki):
         bench.client(("::1", moved.ports[8445])).ping().bye()
 
 
+@pytest.mark.ours
+@pytest.mark.san
+def test_kernel_tls(bench, pki):
+    moved = Moved(bench, pki, "kernel-tls.conf")
+    bench.server(echo, address=moved.ports[8450], context=server_context(pki.ec_pem))
+    moved.start(bench)
+    client = bench.client(moved.ports[8448])
+    client.ping(b"x" * 300000)
+
+
 def test_every_file_has_a_test():
     with open(__file__) as file:
         text = file.read()

@@ -4,7 +4,7 @@
  * libFuzzer (`make fuzz`), or replays the corpus with `make test`.
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "../unit/record_testing.h"
+#include "meeting.h"
 #include "record_keyed.h"
 #include "tls.h"
 
@@ -17,13 +17,6 @@ enum { SUITES = 6, CONTENT_MAX = 17000, WORK_MAX = 1 << 20 };
 static const char *const suites[SUITES] = {
 	"TLS_AES_128_GCM_SHA256",        "TLS_AES_256_GCM_SHA384",        "TLS_CHACHA20_POLY1305_SHA256",
 	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305",
-};
-
-/* An established connection, from which each input starts anew. */
-struct meeting {
-	SSL *ours;
-	struct tls_traffic our_traffic, peer_traffic;
-	struct forger forger;
 };
 
 static struct meeting meetings[SUITES][2];
@@ -47,59 +40,6 @@ static struct bufs bufs;
 static unsigned char content[CONTENT_MAX], wire[FORGED_MAX];
 
 /* --- the connections ---------------------------------------------------------------------------------------------------------------- */
-
-static void keylog(const SSL *ssl, const char *line)
-{
-	tls_traffic_keylog(SSL_get_app_data(ssl), line);
-}
-
-static void message(int write, int version, int type, const void *bytes, size_t n, SSL *ssl, void *arg)
-{
-	(void)arg;
-	tls_traffic_message(SSL_get_app_data(ssl), write, version, type, bytes, n);
-}
-
-static SSL *side_new(const char *suite, bool tls13, bool client, struct tls_traffic *traffic)
-{
-	SSL_CTX *ctx = SSL_CTX_new(TLS_method());
-	int version = tls13 ? TLS1_3_VERSION : TLS1_2_VERSION;
-	SSL *ssl;
-
-	SSL_CTX_set_keylog_callback(ctx, keylog);
-	SSL_CTX_set_msg_callback(ctx, message);
-	if (!testing_identity(ctx) || !SSL_CTX_set_min_proto_version(ctx, version) ||
-	    !SSL_CTX_set_max_proto_version(ctx, version) ||
-	    !(tls13 ? SSL_CTX_set_ciphersuites(ctx, suite) : SSL_CTX_set_cipher_list(ctx, suite)))
-		abort();
-	ssl = SSL_new(ctx);
-	SSL_CTX_free(ctx);
-	SSL_set_app_data(ssl, traffic);
-	if (client)
-		SSL_set_connect_state(ssl);
-	else
-		SSL_set_accept_state(ssl);
-	return ssl;
-}
-
-static void meet(struct meeting *m, const char *suite, bool tls13, bool client)
-{
-	SSL *peer = side_new(suite, tls13, !client, &m->peer_traffic);
-	BIO *a, *b;
-	char byte;
-
-	m->ours = side_new(suite, tls13, client, &m->our_traffic);
-	BIO_new_bio_pair(&a, 1 << 16, &b, 1 << 16);
-	SSL_set_bio(m->ours, a, a);
-	SSL_set_bio(peer, b, b);
-	for (int i = 0; i < 5; i++) {
-		SSL_do_handshake(client ? m->ours : peer);
-		SSL_do_handshake(client ? peer : m->ours);
-	}
-	SSL_read(client ? m->ours : peer, &byte, 1); /* tickets */
-	if (!SSL_is_init_finished(m->ours) || !forger_init(&m->forger, peer, &m->peer_traffic, !client))
-		abort();
-	SSL_free(peer);
-}
 
 static void meet_all(void)
 {
@@ -337,7 +277,7 @@ static void run_begin(const uint8_t *data, size_t size)
 	run.tls.section = &run.section;
 	run.tls.record = (struct record){.engine = &record_keyed, .bufs = &bufs, .in = &run.in, .out = &run.out};
 	run.tls.keyed = keyed_new(m->ours, &m->our_traffic, run.section.client);
-	keyed_records_per_key = which & 64 ? 5 : 1 << 23;
+	keyed_records_per_key = which & 64 ? 5 : 1 << 22;
 	if (!run.tls.keyed)
 		abort();
 }

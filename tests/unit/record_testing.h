@@ -1,6 +1,6 @@
 /*
  * For the tests of record engines: a peer that makes its records by hand, with the keys of a real connection, so that they may be
- * anything at all and still be genuine. Included by tests/unit/test_inplace.c and tests/fuzz/fuzz_record.c only.
+ * anything at all and still be genuine. Included by tests/unit/keyed_testing.h, ktls_fake.h, test_ktls.c and tests/fuzz/meeting.h only.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_RECORD_TESTING_H
@@ -55,6 +55,7 @@ static inline bool forger_init(struct forger *f, const SSL *ssl, const struct tl
 	*f = (struct forger){.tls13 = SSL_version(ssl) == TLS1_3_VERSION};
 	f->cipher = nid == NID_aes_128_gcm   ? AEAD_AES_128_GCM
 	            : nid == NID_aes_256_gcm ? AEAD_AES_256_GCM
+	            : nid == NID_aes_128_ccm ? AEAD_AES_128_CCM
 	                                     : AEAD_CHACHA20_POLY1305;
 	f->explicit_nonce = !f->tls13 && f->cipher != AEAD_CHACHA20_POLY1305;
 	snprintf(f->digest, sizeof(f->digest), "%s", EVP_MD_get0_name(SSL_CIPHER_get_handshake_digest(suite)));
@@ -102,16 +103,17 @@ static inline size_t forger_aad(const struct forger *f, const struct forger_half
 	return 13;
 }
 
-/* Encrypts or decrypts in place, by OpenSSL alone. */
+/* Encrypts or decrypts in place, by OpenSSL alone (and CCM, which has one backend). */
 static inline bool forger_crypt(const struct forger *f, const struct forger_half *h, bool seal, const unsigned char *nonce,
                                 const unsigned char *aad, size_t aad_len, unsigned char *text, size_t n, unsigned char *tag)
 {
-	struct aead *aead = aead_evp.create(f->cipher, h->keys.key, seal);
-	bool ok = aead && aead_evp.begin(aead, nonce, aad, aad_len) && (n == 0 || aead_evp.update(aead, text, text, n)) &&
-	          (seal ? aead_evp.seal(aead, tag) : aead_evp.open(aead, tag));
+	const struct aead_backend *by = f->cipher == AEAD_AES_128_CCM ? &aead_ccm : &aead_evp;
+	struct aead *aead = by->create(f->cipher, h->keys.key, seal);
+	bool ok = aead && by->begin(aead, nonce, aad, aad_len) && (n == 0 || by->update(aead, text, text, n)) &&
+	          (seal ? by->seal(aead, tag) : by->open(aead, tag));
 
 	if (aead)
-		aead_evp.destroy(aead);
+		by->destroy(aead);
 	return ok;
 }
 

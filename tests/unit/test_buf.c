@@ -248,6 +248,110 @@ Test(queue, join_copies_what_fits)
 	bufs_free(&bufs);
 }
 
+/* --- records: chunks with `content`, of which a byte must not move to another ----------------------------------------------------------- */
+
+static struct chunk *record(unsigned char content, const char *bytes)
+{
+	struct chunk *c = filled(CHUNK_SMALL, bytes, strlen(bytes));
+
+	c->content = content;
+	return c;
+}
+
+Test(queue, a_record_stays_by_itself)
+{
+	struct queue q = {0};
+
+	cr_assert(queue_write_record(&q, &bufs, 21, "\1\0", 2));
+	cr_assert(q.head->content == 21 && q.head->end == 2 && q.bytes == 2);
+	cr_assert_eq(queue_write(&q, &bufs, "data", 4), 0);
+	cr_assert_eq(q.head->end, 2, "written behind it, not into it");
+	cr_assert_eq(q.tail->content, 0);
+	cr_assert(queue_write_record(&q, &bufs, 22, "abc", 3));
+	cr_assert(queue_write_record(&q, &bufs, 22, "def", 3));
+	cr_assert_eq(q.tail->end, 3);
+	cr_assert_neq(queue_reserve(&q, &bufs, 10), q.head);
+	cr_assert_eq(q.tail->content, 0, "room is not found in a record");
+	check_queue(&q);
+	cr_assert_eq(q.bytes, 12);
+	queue_clear(&q, &bufs);
+	cr_assert_eq(lent(), 0);
+	bufs_free(&bufs);
+}
+
+Test(queue, a_record_is_not_joined)
+{
+	static const unsigned char contents[] = {0, 21};
+
+	for (int before = 0; before < 2; before++)
+		for (int behind = 0; behind < 2; behind++) {
+			struct queue q = {0}, more = {0};
+
+			queue_append(&q, record(contents[before], "ab"));
+			queue_append(&more, record(contents[behind], "cd"));
+			queue_append(&more, record(22, "e"));
+			queue_join(&q, &more, &bufs);
+			check_queue(&q);
+			cr_assert(q.bytes == 5 && more.bytes == 0 && !more.head);
+			cr_assert_eq(q.head->content, contents[before]);
+			cr_assert_eq(q.head->end, before || behind ? 2 : 4);
+			cr_assert_eq(lent(), before || behind ? 3 : 2);
+			cr_assert_eq(q.tail->content, 22);
+			queue_clear(&q, &bufs);
+		}
+	bufs_free(&bufs);
+}
+
+/* A chunk that was a record is an ordinary one when it comes again. */
+Test(queue, a_record_is_forgotten)
+{
+	struct queue q = {0};
+	struct chunk *c;
+
+	cr_assert(queue_write_record(&q, &bufs, 21, "\1\0", 2));
+	queue_consume(&q, &bufs, 2);
+	c = chunk_get(&bufs, CHUNK_SMALL);
+	cr_assert_eq(c->content, 0);
+	chunk_put(&bufs, c);
+	bufs_free(&bufs);
+}
+
+Test(queue, records_of_any_length)
+{
+	static unsigned char bytes[CHUNK_BIG_ROOM];
+	struct queue q = {0};
+
+	for (size_t n = 1; n <= CHUNK_BIG_ROOM; n = n * 2 > CHUNK_BIG_ROOM && n < CHUNK_BIG_ROOM ? CHUNK_BIG_ROOM : n * 2) {
+		cr_assert(queue_write_record(&q, &bufs, 22, bytes, n));
+		cr_assert_eq(q.tail->end, n);
+		cr_assert_eq(q.tail->size, chunk_size_for(n));
+	}
+	check_queue(&q);
+	queue_clear(&q, &bufs);
+	bufs_free(&bufs);
+}
+
+Test(queue, taking_chunks_out)
+{
+	struct queue q = {0};
+	struct chunk *a = record(0, "abc"), *b = record(21, "de"), *c;
+
+	queue_append(&q, a);
+	queue_append(&q, b);
+	queue_consume(&q, &bufs, 1);
+	c = queue_take(&q);
+	cr_assert(c == a && !c->next && c->start == 1 && q.bytes == 2 && q.head == b);
+	check_queue(&q);
+	cr_assert_eq(queue_take(&q), b);
+	cr_assert(!q.head && !q.tail && q.bytes == 0);
+	queue_append(&q, c);
+	check_queue(&q);
+	queue_clear(&q, &bufs);
+	chunk_put(&bufs, b);
+	cr_assert_eq(lent(), 0);
+	bufs_free(&bufs);
+}
+
 /* What a queue may be asked, at random, with a flat array beside it. */
 struct model {
 	struct queue q;
@@ -322,6 +426,9 @@ Test(buf, no_memory)
 
 	chunk_fail_nth(1, 1);
 	cr_assert_null(chunk_get(&bufs, CHUNK_SMALL));
+	chunk_fail_nth(1, 1);
+	cr_assert_not(queue_write_record(&q, &bufs, 21, "x", 1));
+	check_queue(&q);
 	chunk_fail_nth(1, 2);
 	cr_assert_null(queue_reserve(&q, &bufs, 1));
 	cr_assert_eq(queue_write(&q, &bufs, "x", 1), -ENOMEM);

@@ -7,6 +7,7 @@
 
 #include "config_table.h"
 
+#include <openssl/ssl.h>
 #include <strings.h>
 
 static char *printed(void (*print)(FILE *))
@@ -134,6 +135,44 @@ Test(config_print, round_trip)
 	           "yes\nprotocolUsername = u\n"
 	           "verify = 0\nrequireCert = yes\nCAfile = f\nPSKidentity = i\nticketKeySecret = "
 	           "00112233445566778899aabbccddeeff\n");
+}
+
+/* The word for kernel TLS that counts is printed, whichever it was; read again it counts still. */
+Test(config_print, ktls_round_trip)
+{
+	static const char *const lines[] = {
+		"",
+		"ktls = auto\n",
+		"ktls = yes\n",
+		"ktls = no\nktlsAfter = 0\n",
+		"ktls = tx\nrelay = copy\n",
+		"ktls = rx\nrelay = uring-splice\nktlsAfter = 9223372036854775807\n",
+#ifdef SSL_OP_ENABLE_KTLS
+		"options = ENABLE_KTLS\n",
+		"options = -ENABLE_KTLS\n",
+		"options = -ENABLE_KTLS\nktls = auto\n",
+		"options = ENABLE_KTLS\nktls = tx\nrelay = splice\n",
+#endif
+	};
+	char text[512];
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++)
+		for (int global = 0; global < 2; global++) {
+			struct config *config, *again;
+			char *printed_text;
+
+			snprintf(text, sizeof(text), "%s" SERVER "%s", global ? lines[i] : "", global ? "" : lines[i]);
+			round_trip(text);
+			config = load_good(text);
+			printed_text = text_of(config_print_effective, config);
+			again = load_good(printed_text);
+			cr_assert_eq(config->sections->ktls, again->sections->ktls, "%s", text);
+			cr_assert_eq(config->sections->ktls_after, again->sections->ktls_after, "%s", text);
+			cr_assert_eq(config->sections->relay, again->sections->relay, "%s", text);
+			config_free(config);
+			config_free(again);
+			free(printed_text);
+		}
 }
 
 Test(config_print, longest_lines_round_trip)

@@ -142,6 +142,25 @@ Test(config_values, server)
 		{"verifyChain = no", OK},
 		{"requireCert = yes", NOT_BUILT("requireCert")},
 		{"requireCert = no", OK},
+		{"ktls = auto", OK},
+		{"ktls = YES", OK},
+		{"ktls = no", OK},
+		{"ktls = tx", OK},
+		{"ktls = rx", OK},
+		{"ktls = both", "\"ktls = both\": The argument needs to be either 'auto', 'yes', 'no', 'tx' or 'rx'\n"},
+		{"ktls =", "The argument needs to be either 'auto', 'yes', 'no', 'tx' or 'rx'"},
+		{"ktlsAfter = 0", OK},
+		{"ktlsAfter = 9223372036854775807", OK},
+		{"ktlsAfter = 9223372036854775808", "Illegal number of bytes"},
+		{"ktlsAfter = -1", "\"ktlsAfter = -1\": Illegal number of bytes\n"},
+		{"ktlsAfter = 64k", "Illegal number of bytes"},
+		{"ktlsAfter =", "Illegal number of bytes"},
+		{"relay = auto", OK},
+		{"relay = copy", OK},
+		{"relay = splice", OK},
+		{"relay = Uring-Splice", OK},
+		{"relay = uring", "\"relay = uring\": The argument needs to be either 'auto', 'copy', 'splice' or 'uring-splice'\n"},
+		{"relay =", "The argument needs to be either 'auto', 'copy', 'splice' or 'uring-splice'"},
 		{"checkHost = a", "[!] Service [s]: Either \"verifyChain\" or \"verifyPeer\" has to be enabled\n"},
 		{"checkEmail = a", "Either \"verifyChain\" or \"verifyPeer\" has to be enabled\n"},
 		{"checkIP = a", "Either \"verifyChain\" or \"verifyPeer\" has to be enabled\n"},
@@ -432,5 +451,71 @@ Test(config_values, fields)
 	cr_assert_eq(s->socket[SOCK_ACCEPT].opts[1].value.linger[1], 60);
 	cr_assert_eq(s->socket[SOCK_LOCAL].opts[1].value.timeval[1], 5);
 	cr_assert_str_eq(s->socket[SOCK_REMOTE].opts[1].value.name, "lo");
+	config_free(config);
+}
+
+/* --- kernel TLS ---------------------------------------------------------------------------------------------------- */
+
+static enum ktls_wish wish(const char *before, const char *lines)
+{
+	char text[512];
+	struct config *config;
+	enum ktls_wish result;
+
+	snprintf(text, sizeof(text), "%s%s%s\n", before, SERVER, lines);
+	config = load_good(text);
+	result = config->sections->ktls;
+	config_free(config);
+	return result;
+}
+
+Test(config_values, ktls)
+{
+	cr_assert_eq(wish("", ""), KTLS_AUTO);
+	cr_assert_eq(wish("", "ktls = auto"), KTLS_AUTO);
+	cr_assert_eq(wish("", "ktls = yes"), KTLS_YES);
+	cr_assert_eq(wish("", "ktls = no"), KTLS_NO);
+	cr_assert_eq(wish("", "ktls = tx"), KTLS_TX);
+	cr_assert_eq(wish("", "ktls = rx"), KTLS_RX);
+	cr_assert_eq(wish("", "ktls = rx\nktls = tx"), KTLS_TX, "the last counts");
+	cr_assert_eq(wish("ktls = no\n", ""), KTLS_NO);
+	cr_assert_eq(wish("ktls = no\n", "ktls = rx"), KTLS_RX);
+	cr_assert_eq(wish("ktls = no\n", "ktls = auto"), KTLS_AUTO);
+}
+
+#ifdef SSL_OP_ENABLE_KTLS
+/* stunnel's word, unless there is ours. */
+Test(config_values, ktls_in_the_words_of_openssl)
+{
+	cr_assert_eq(wish("", "options = ENABLE_KTLS"), KTLS_YES);
+	cr_assert_eq(wish("", "options = -ENABLE_KTLS"), KTLS_NO);
+	cr_assert_eq(wish("", "options = NO_TICKET"), KTLS_AUTO);
+	cr_assert_eq(wish("options = ENABLE_KTLS\n", ""), KTLS_YES);
+	cr_assert_eq(wish("options = -ENABLE_KTLS\n", ""), KTLS_NO);
+	cr_assert_eq(wish("", "ktls = tx\noptions = ENABLE_KTLS"), KTLS_TX);
+	cr_assert_eq(wish("", "options = ENABLE_KTLS\nktls = no"), KTLS_NO);
+	cr_assert_eq(wish("", "options = -ENABLE_KTLS\nktls = yes"), KTLS_YES);
+	cr_assert_eq(wish("", "options = -ENABLE_KTLS\nktls = auto"), KTLS_AUTO, "said, though it is the default");
+	cr_assert_eq(wish("ktls = rx\n", "options = ENABLE_KTLS"), KTLS_RX);
+	cr_assert_eq(wish("ktls = auto\n", "options = ENABLE_KTLS"), KTLS_AUTO);
+	cr_assert_eq(wish("options = ENABLE_KTLS\n", "ktls = no"), KTLS_NO);
+}
+#endif
+
+Test(config_values, relay_and_ktls_after)
+{
+	struct config *config = load_good("relay = splice\nktlsAfter = 7\n" SERVER "[t]\nclient = yes\naccept = 1\nconnect = 2\n"
+	                                  "relay = copy\nktlsAfter = 0\n[u]\nclient = yes\naccept = 3\nconnect = 4\n"
+	                                  "relay = uring-splice\nktlsAfter = 10000000000\n");
+	const struct section *s = config->sections;
+
+	cr_assert(s->relay == RELAY_SPLICE && s->ktls_after == 7, "from the global part");
+	s = s->next;
+	cr_assert(s->relay == RELAY_COPY && s->ktls_after == 0);
+	s = s->next;
+	cr_assert(s->relay == RELAY_URING_SPLICE && s->ktls_after == 10000000000);
+	config_free(config);
+	config = load_good(SERVER);
+	cr_assert(config->sections->relay == RELAY_AUTO && config->sections->ktls_after == 65536);
 	config_free(config);
 }

@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@ static struct ring *ring;
 struct probe {
 	struct ring_op op;
 	int calls, res;
-	bool more;
+	bool more, full;
+	unsigned content;
 	struct queue got;
 };
 
@@ -36,6 +38,8 @@ static void note(struct ring_op *op, const struct ring_result *result)
 	p->calls++;
 	p->res = result->res;
 	p->more = result->more;
+	p->full = result->full;
+	p->content = result->chunk ? result->chunk->content : 0;
 	cr_assert_eq(result->more, op->armed);
 	cr_assert(!result->chunk || result->res > 0);
 	if (result->chunk) {
@@ -178,6 +182,124 @@ Test(ring, a_receive_fills_a_chunk_of_its_size)
 	expect(&p, data, sizeof(data) - CHUNK_SMALL_ROOM - CHUNK_BIG_RECEIVE);
 	close(fd[0]);
 	close(fd[1]);
+}
+
+/* One receive of so many bytes and no more, whatever waits. */
+Test(ring, receives_up_to)
+{
+	static char data[CHUNK_BIG_RECEIVE + 20000];
+	struct probe p = PROBE();
+	size_t left = sizeof(data);
+	int fd[2];
+
+	memset(data, 'x', sizeof(data));
+	socket_pair(fd);
+	put(fd[1], data, sizeof(data));
+	for (size_t n = 1; n < 5000; n = n * 3 + 1) {
+		size_t wanted = n < CHUNK_SMALL_ROOM ? n : CHUNK_SMALL_ROOM;
+
+		ring_recv_up_to(ring, &p.op, fd[0], CHUNK_SMALL, n);
+		wait_for(&p, p.calls + 1);
+		cr_assert_not(p.more);
+		cr_assert_eq(p.full, wanted == CHUNK_SMALL_ROOM);
+		expect(&p, data, wanted);
+		left -= wanted;
+	}
+	ring_recv_up_to(ring, &p.op, fd[0], CHUNK_BIG, SIZE_MAX);
+	wait_for(&p, p.calls + 1);
+	cr_assert(p.full);
+	expect(&p, data, CHUNK_BIG_RECEIVE);
+	left -= CHUNK_BIG_RECEIVE;
+	ring_recv_up_to(ring, &p.op, fd[0], CHUNK_BIG, left + 1);
+	wait_for(&p, p.calls + 1);
+	cr_assert_not(p.full);
+	expect(&p, data, left);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* A socket that is not one of kernel TLS gives bytes in the manner of records, too. */
+Test(ring, receives_records)
+{
+	static char data[3 * CHUNK_SMALL_BYTES];
+	struct probe p = PROBE();
+	int fd[2];
+
+	memset(data, 'x', sizeof(data));
+	socket_pair(fd);
+	ring_recv_records(ring, &p.op, fd[0]);
+	for (int i = 1; i <= 3; i++) {
+		put(fd[1], "abc", 3);
+		wait_for(&p, i);
+		cr_assert(p.more && p.op.armed && !p.full);
+		cr_assert_eq(p.content, 0);
+		expect(&p, "abc", 3);
+	}
+	put(fd[1], data, sizeof(data));
+	for (int i = 0; i < 10 && p.got.bytes < sizeof(data); i++)
+		turn();
+	expect(&p, data, sizeof(data));
+	close(fd[1]);
+	wait_for(&p, p.calls + 1);
+	cr_assert(p.res == 0 && !p.more);
+	close(fd[0]);
+}
+
+Test(ring, splices)
+{
+	struct probe p = PROBE();
+	char got[16] = "";
+	int fd[2], pipe_fd[2];
+
+	socket_pair(fd);
+	cr_assert_eq(pipe2(pipe_fd, O_NONBLOCK | O_CLOEXEC), 0);
+	put(fd[1], "hello", 5);
+	ring_splice(ring, &p.op, fd[0], pipe_fd[1], 65536);
+	wait_for(&p, 1);
+	cr_assert(p.res == 5 && !p.more && !p.op.armed);
+	ring_splice(ring, &p.op, pipe_fd[0], fd[0], 3);
+	wait_for(&p, 2);
+	cr_assert_eq(p.res, 3);
+	ring_splice(ring, &p.op, pipe_fd[0], fd[0], 65536);
+	wait_for(&p, 3);
+	cr_assert_eq(p.res, 2);
+	cr_assert_eq(read(fd[1], got, sizeof(got)), 5);
+	cr_assert_str_eq(got, "hello");
+	ring_splice(ring, &p.op, pipe_fd[0], fd[0], 65536);
+	wait_for(&p, 4);
+	cr_assert_eq(p.res, -EAGAIN, "an empty pipe is not waited for");
+	close(fd[1]);
+	ring_splice(ring, &p.op, fd[0], pipe_fd[1], 65536);
+	wait_for(&p, 5);
+	cr_assert_eq(p.res, 0, "end of stream");
+	close(fd[0]);
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+}
+
+/* A system call's result comes like any other: in the next turn, once, and the operation is free again. */
+Test(ring, completes_what_was_done_at_once)
+{
+	struct probe p = PROBE();
+
+	for (int res = -2; res <= 2; res++) {
+		if (res == 0)
+			continue;
+		p.calls = 0;
+		ring_complete(ring, &p.op, res);
+		cr_assert(p.op.armed && p.calls == 0 && ring_pending(ring) == 1);
+		wait_for(&p, 1);
+		cr_assert(p.res == res && !p.more && !p.op.armed && ring_pending(ring) == 0);
+	}
+	/* and what comes next is not taken for it */
+	ring_poll(ring, &p.op, eventfd(1, EFD_CLOEXEC), POLLIN, false);
+	wait_for(&p, 2);
+	cr_assert_eq(p.res, POLLIN);
+	/* a cancellation comes too late, or not; the result is not lost in between */
+	ring_complete(ring, &p.op, 7);
+	ring_cancel(ring, &p.op);
+	wait_for(&p, 3);
+	cr_assert_eq(p.res, 7);
 }
 
 Test(ring, receives_until_cancelled)
@@ -559,6 +681,29 @@ Test(ring, operations_fail_to_order)
 	ring_fail_nth(ring, 0, 0, false);
 	close(fd[0]);
 	close(fd[1]);
+}
+
+Test(ring, system_calls_fail_to_order)
+{
+	struct probe p = PROBE();
+
+	cr_assert_eq(ring_fault(ring), 0);
+	ring_fail_nth(ring, 2, -EIO, false);
+	cr_assert_eq(ring_fault(ring), 0);
+	cr_assert_eq(ring_fault(ring), -EIO);
+	cr_assert_eq(ring_fault(ring), 0);
+	ring_fail_nth(ring, 2, -ENOMEM, true);
+	for (int i = 0; i < 6; i++)
+		cr_assert_eq(ring_fault(ring), i % 2 ? -ENOMEM : 0);
+	/* they count together with the ring's own */
+	ring_fail_nth(ring, 2, -EIO, false);
+	cr_assert_eq(ring_fault(ring), 0);
+	ring_complete(ring, &p.op, 5);
+	wait_for(&p, 1);
+	cr_assert_eq(p.res, -EIO);
+	ring_complete(ring, &p.op, 5);
+	wait_for(&p, 2);
+	cr_assert_eq(p.res, 5);
 }
 
 /* Without a single chunk to lend, a receive fails at once, and works again when there is memory. */

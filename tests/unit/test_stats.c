@@ -84,6 +84,46 @@ Test(stats, sums_over_workers)
 	assert_in(stats_print_prometheus, "\ntlsplice_bytes_to_plain_total{service=\"web\",role=\"server\"} 0\n");
 }
 
+#define KTLS_SERIES(name, role, direction, result)                                                                     \
+	"\ntlsplice_ktls_total{service=\"" name "\",role=\"" role "\",direction=\"" direction "\",result=\"" result "\"} "
+
+/* Where records are made, by direction and outcome: only "kernel" is there before it has counted. */
+Test(stats, kernel_tls)
+{
+	struct stats *one = stats_of("web", "server", 0), *two = stats_of("web", "server", 2);
+
+	stats_of("mail\"", "client", 0);
+	assert_in(stats_print_prometheus, KTLS_SERIES("web", "server", "tx", "kernel") "0\n");
+	assert_in(stats_print_prometheus, KTLS_SERIES("web", "server", "rx", "kernel") "0\n");
+	assert_in(stats_print_prometheus, KTLS_SERIES("mail\\\"", "client", "rx", "kernel") "0\n");
+	for (int o = 0; o < KTLS_OUTCOME_COUNT; o++) {
+		char label[64];
+
+		snprintf(label, sizeof(label), "result=\"%s\"}", ktls_outcomes[o].word);
+		if (o == KTLS_KERNEL)
+			assert_in(stats_print_prometheus, label);
+		else
+			assert_not_in(stats_print_prometheus, label);
+	}
+	stats_add(&one->ktls[KTLS_SEND][KTLS_KERNEL], 3);
+	stats_add(&two->ktls[KTLS_SEND][KTLS_KERNEL], 4);
+	stats_add(&one->ktls[KTLS_RECEIVE][KTLS_REFUSED], 1);
+	assert_in(stats_print_prometheus, KTLS_SERIES("web", "server", "tx", "kernel") "7\n");
+	assert_in(stats_print_prometheus, KTLS_SERIES("web", "server", "rx", "kernel") "0\n");
+	assert_in(stats_print_prometheus, KTLS_SERIES("web", "server", "rx", "refused") "1\n");
+	assert_not_in(stats_print_prometheus, KTLS_SERIES("web", "server", "tx", "refused"));
+	for (int d = 0; d < KTLS_DIRECTIONS; d++)
+		for (int o = 0; o < KTLS_OUTCOME_COUNT; o++) {
+			char series[128];
+
+			stats_add(&two->ktls[d][o], 10);
+			snprintf(series, sizeof(series), "direction=\"%s\",result=\"%s\"} 1", ktls_direction_names[d], ktls_outcomes[o].word);
+			assert_in(stats_print_prometheus, series);
+		}
+	stats_add(&one->kernel_to_tls, 5);
+	assert_in(stats_print_prometheus, "\ntlsplice_kernel_bytes_to_tls_total{service=\"web\",role=\"server\"} 5\n");
+}
+
 /* Every sample has its HELP and TYPE line before it, and no metric is declared twice. */
 Test(stats, prometheus_format)
 {
