@@ -6,12 +6,14 @@ import re
 import socket
 import ssl
 import struct
+import threading
 
 import pytest
 
 from conftest import Bench
-from peers import client_context, echo, server_context
+from peers import TlsClient, client_context, echo, pattern, read_exactly, server_context
 from proxy import SLOW, until
+from records import records_client
 from test_admin import fetch, metric
 
 MIB = 1 << 20
@@ -179,3 +181,73 @@ class Shared(Bench):
 def way(how, rest=""):
     """The lines of a section that moves its bytes so: `user`, or a relay."""
     return (f"ktls = no\n{rest}" if how == "user" else f"ktls = yes\nktlsAfter = 0\nrelay = {how}\n{rest}")
+
+
+# --- one proxy for most tests ---
+
+WAYS = ["user", *RELAYS] if HAVE else ["user"]
+AFTER = [0, 1, 16384, 65536, 100000]
+each_way = pytest.mark.parametrize("how", WAYS)
+each_relay = pytest.mark.parametrize("how", RELAYS)
+each_version = pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])
+
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory, ports, pki):
+    tls_port = ports()
+    sections = {how: way(how) for how in WAYS}
+    for how in WAYS:
+        sections[f"{how}.client"] = way(how, f"client = yes\nrenegotiation = no\nconnect = 127.0.0.1:{tls_port}\n")
+    if HAVE:
+        for how in RELAYS:
+            for after in AFTER[1:]:
+                sections[f"{how}.{after}"] = f"ktls = yes\nrelay = {how}\nktlsAfter = {after}\n"
+        for name, lines in {"tx": "ktls = tx", "rx": "ktls = rx", "auto": "ktls = auto", "option": "options = ENABLE_KTLS",
+                            "never": "ktls = yes\nktlsAfter = 1000000000", "strict": "ktls = yes\nrenegotiation = no",
+                            "idle": "ktls = yes\nTIMEOUTidle = 1", "padded": "ktls = yes\nconfig = RecordPadding:512",
+                            "cbc": "ktls = yes\nciphers = ECDHE-ECDSA-AES128-SHA256"}.items():
+            sections[name] = lines + ("\nktlsAfter = 0" if "ktlsAfter" not in lines else "")
+    module = Shared(tmp_path_factory.mktemp("ktls"), ports, pki, sections)
+    try:
+        module.tls_backend = module.server(echo, address=tls_port, context=server_context(pki.ec_pem))
+        yield module
+    finally:
+        module.close()
+
+
+@pytest.fixture
+def shared(module):
+    module.begin()
+    module.tls_backend.handler = echo
+    module.tls_backend.context = server_context(module.pki.ec_pem)
+    module.tls_backend.results.clear()
+    module.tls_backend.errors.clear()
+    keep = module.tls_backend
+    yield module
+    module.peers.remove(keep)
+    module.peers.insert(1, keep)
+    module.rest(2)
+
+
+def settled(shared, name, handler, version=V13, peer=TlsClient, size=30000):
+    """A connection that has carried some bytes each way and is where it is to stay; `handler` goes on with it."""
+    gone = threading.Event()
+
+    def backend(sock, server):
+        sock.sendall(read_exactly(sock, size) + read_exactly(sock, 4))
+        read_exactly(sock, 2)
+        gone.set()
+        return handler(sock, server)
+
+    shared.backend.handler = backend
+    client = shared.keep(peer(shared.port[name], client_context(version=version)))
+    data = pattern(size) + b"more"
+    send = client.data if peer is records_client else client.send
+    send(data[:size])
+    send(data[size:])  # receiving goes over to the kernel between records
+    assert client.recv_exactly(size + 4) == data
+    shared.wait_kernel(name)
+    send(b"go")
+    assert gone.wait(20 * SLOW)
+    return client
