@@ -18,6 +18,16 @@ size_t aead_key_len(enum aead_cipher cipher)
 	return cipher == AEAD_AES_128_GCM || cipher == AEAD_AES_128_CCM ? 16 : 32;
 }
 
+bool aead_is_accelerated(enum aead_cipher cipher)
+{
+#ifdef HAVE_IPSEC_MB
+	return aead_ipsec_mb_has(cipher);
+#else
+	(void)cipher;
+	return false;
+#endif
+}
+
 struct aead *aead_new(enum aead_cipher cipher, const unsigned char *key, bool seal)
 {
 	struct aead *aead = NULL;

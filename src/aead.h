@@ -19,6 +19,9 @@ struct aead;
 /* Bytes of key that a cipher takes. */
 size_t aead_key_len(enum aead_cipher cipher);
 
+/* True if another library than OpenSSL does the cipher on this machine: then it is faster than anything else there is. */
+bool aead_is_accelerated(enum aead_cipher cipher);
+
 /* Expands a key for sealing or for opening. Returns NULL when there is no memory or the cipher is not to be had. */
 struct aead *aead_new(enum aead_cipher cipher, const unsigned char *key, bool seal);
 
@@ -52,5 +55,6 @@ struct aead {
 extern const struct aead_backend aead_evp; /* all but AES-CCM */
 extern const struct aead_backend aead_ccm;
 extern const struct aead_backend aead_ipsec_mb; /* only where the library is there */
+bool aead_ipsec_mb_has(enum aead_cipher cipher); /* likewise */
 
 #endif

@@ -34,13 +34,19 @@ static void start(void)
 		free_mb_mgr(m);
 }
 
-static struct aead *gcm_create(enum aead_cipher cipher, const unsigned char *key, bool seal)
+bool aead_ipsec_mb_has(enum aead_cipher cipher)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct gcm *g;
 
 	pthread_once(&once, start);
-	if (!manager || (cipher != AEAD_AES_128_GCM && cipher != AEAD_AES_256_GCM))
+	return manager && (cipher == AEAD_AES_128_GCM || cipher == AEAD_AES_256_GCM);
+}
+
+static struct aead *gcm_create(enum aead_cipher cipher, const unsigned char *key, bool seal)
+{
+	struct gcm *g;
+
+	if (!aead_ipsec_mb_has(cipher))
 		return NULL;
 	g = aligned_alloc(_Alignof(struct gcm), sizeof(*g));
 	if (!g)

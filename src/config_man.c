@@ -51,7 +51,8 @@ const struct config_note config_notes[] = {
 	{"key", "A file that everybody may read is warned about."},
 	{"ktls",
          "A direction that the kernel has costs no encryption in user space, and bulk can be spliced: see `relay`. "
-         "`auto` leaves TLS 1.3 to user space on kernels that cannot change its keys after a KeyUpdate (before Linux 6.14); with the other values such a "
+         "`auto` leaves to user space what is faster there, which is AES-GCM where intel-ipsec-mb is built in (unless `inplace = no`), "
+         "and TLS 1.3 on kernels that cannot change its keys after a KeyUpdate (before Linux 6.14); with the other values such a "
          "KeyUpdate ends the connection. What the kernel cannot do stays in user space, is counted by its reason in the metrics and said in the log. "
          "`options = ENABLE_KTLS` means `yes`. `tlsplice -kernel` tells what this kernel can do."},
 	{"ktlsAfter", "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
@@ -61,7 +62,7 @@ const struct config_note config_notes[] = {
                     "Those of a section add to the global ones."},
 	{"relay",
          "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do it, which takes a thread of the "
-         "kernel for each splice. `auto` splices what goes to the TLS side."},
+         "kernel for each splice. `auto` is `splice`."},
 	{"renegotiation", "It exists in TLS 1.2 and older. With `no` a connection whose peer tries it is ended."},
 	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
                   "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},

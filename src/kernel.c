@@ -110,6 +110,8 @@ void kernel_find(struct kernel_found *found)
 	ring_probe(&found->ring);
 	ktls_probe();
 	found->ktls = *ktls_support();
+	for (int cipher = 0; cipher < AEAD_CIPHERS; cipher++)
+		found->accelerated[cipher] = aead_is_accelerated((enum aead_cipher)cipher);
 	find_processor(found);
 	find_gcm(found); /* after ktls_probe(), which asks for it */
 	found->guard_pages = stack_guard_probe();
@@ -181,12 +183,16 @@ static bool every_way(const struct ktls_support *ktls, int version, int cipher)
 
 /*
  * What `ktls = auto` comes to. The policy in words: TLS 1.2 goes to the kernel where the kernel has the cipher. TLS 1.3 only where the kernel
- * takes new keys, since a peer may send a KeyUpdate at any time, and then a connection in the kernel could not go on.
+ * takes new keys, since a peer may send a KeyUpdate at any time, and then a connection in the kernel could not go on. And neither where user
+ * space has faster code for the cipher.
  */
-static const char *automatic(const struct ktls_support *ktls, int cipher)
+static const char *automatic(const struct kernel_found *found, int cipher)
 {
+	const struct ktls_support *ktls = &found->ktls;
 	bool old = every_way(ktls, KTLS_12, cipher), new = every_way(ktls, KTLS_13, cipher);
 
+	if (found->accelerated[cipher])
+		return "ktls = auto: in user space, which is faster with it";
 	if (new && ktls->rekey)
 		return old ? "ktls = auto: in the kernel" : "ktls = auto: TLS 1.3 in the kernel, TLS 1.2 in user space";
 	if (old)
@@ -194,15 +200,16 @@ static const char *automatic(const struct ktls_support *ktls, int cipher)
 	return "ktls = auto: in user space";
 }
 
-static void print_cipher(FILE *out, const struct ktls_support *ktls, int cipher)
+static void print_cipher(FILE *out, const struct kernel_found *found, int cipher)
 {
+	const struct ktls_support *ktls = &found->ktls;
 	static const char *const versions[2][2] = {{"-", "1.3"}, {"1.2", "1.2 1.3"}};
 	char text[64];
 
 	snprintf(text, sizeof(text), "send %s, receive %s",
 	         versions[ktls->cipher[KTLS_SEND][KTLS_12][cipher]][ktls->cipher[KTLS_SEND][KTLS_13][cipher]],
 	         versions[ktls->cipher[KTLS_RECEIVE][KTLS_12][cipher]][ktls->cipher[KTLS_RECEIVE][KTLS_13][cipher]]);
-	line(out, ktls_cipher_name((enum aead_cipher)cipher), text, automatic(ktls, cipher));
+	line(out, ktls_cipher_name((enum aead_cipher)cipher), text, automatic(found, cipher));
 }
 
 static void print_ktls(FILE *out, const struct kernel_found *found)
@@ -217,7 +224,7 @@ static void print_ktls(FILE *out, const struct kernel_found *found)
 	}
 	line(out, "sockets with TLS", "yes", "used as the option ktls says");
 	for (int cipher = 0; cipher < AEAD_CIPHERS; cipher++)
-		print_cipher(out, ktls, cipher);
+		print_cipher(out, found, cipher);
 	print_yes(out, "new keys after a KeyUpdate", ktls->rekey, "ktls = auto includes TLS 1.3",
 	          "ktls = auto leaves TLS 1.3 in user space (Linux 6.14 can)");
 	line(out, "ktls = yes, tx or rx", "",

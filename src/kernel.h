@@ -16,6 +16,7 @@ struct kernel_found {
 	char release[65], machine[65];
 	struct ring_support ring;
 	struct ktls_support ktls;
+	bool accelerated[AEAD_CIPHERS]; /* user space has faster code than the kernel's and OpenSSL's */
 	char gcm[128];        /* the kernel's driver of AES-GCM; "" where it cannot be read */
 	bool aes, vaes;       /* instructions of the processor */
 	bool guard_pages;     /* MADV_GUARD_INSTALL */

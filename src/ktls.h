@@ -24,6 +24,7 @@ enum ktls_version { KTLS_12, KTLS_13, KTLS_VERSIONS };
 	X(VERSION, "version", "the kernel has no TLS older than 1.2")                                          \
 	X(CIPHER, "cipher", "the kernel does not have the cipher")                                             \
 	X(REKEY, "rekey", "this kernel cannot change the keys of TLS 1.3, Linux 6.14 can")                     \
+	X(INPLACE, "inplace", "user space has faster code for the cipher")                                     \
 	X(OPTIONS, "options", "something in the configuration needs OpenSSL")                                  \
 	X(FRAGMENT, "fragment", "the peers have agreed on short records")                                      \
 	X(REFUSED, "refused", "the kernel refused")                                                            \
@@ -46,7 +47,7 @@ struct ktls_support {
 	int error; /* 0, or why there is no kernel TLS at all: -errno */
 	bool cipher[KTLS_DIRECTIONS][KTLS_VERSIONS][AEAD_CIPHERS];
 	bool rekey;         /* TLS 1.3: takes new keys after a KeyUpdate (Linux 6.14) */
-	bool no_pad;        /* TLS_RX_EXPECT_NO_PAD (Linux 6.0): decrypts TLS 1.3 straight into the reader's memory */
+	bool no_pad;        /* TLS_RX_EXPECT_NO_PAD (Linux 6.0) works: decrypts TLS 1.3 straight into the reader's memory */
 	bool tells_partial; /* poll(2) says "readable" while only a part of a record is there (before Linux 6.12) */
 };
 

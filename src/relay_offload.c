@@ -74,7 +74,7 @@ static void promote(struct conn *c, bool idle)
 	if (c->promotion == TLS_PROMOTED)
 		stats_add(&c->service->stats->promoted, 1);
 	else if (c->promotion == TLS_NOT_YET)
-		c->promote_at *= 2;
+		c->promote_at += PROMOTE_BYTES;
 	else
 		give_up(c, KTLS_OPTIONS);
 }

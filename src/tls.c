@@ -257,6 +257,9 @@ enum ktls_outcome tls_ktls_outcome(const struct tls *tls, enum ktls_direction di
 		return KTLS_FRAGMENT;
 	if (wish == KTLS_AUTO && tls13 && !support->rekey)
 		return KTLS_REKEY;
+	/* Measured: kernel-notes/ktls.md. */
+	if (wish == KTLS_AUTO && tls->section->inplace && aead_is_accelerated(cipher))
+		return KTLS_INPLACE;
 	return KTLS_KERNEL;
 }
 

@@ -6,13 +6,14 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 
 import pytest
 
 from conftest import Bench
 from peers import TlsClient, client_context, echo, pattern, read_exactly, server_context
-from proxy import SLOW, until
+from proxy import BINARY, SLOW, until
 from records import records_client
 from test_admin import fetch, metric
 
@@ -50,6 +51,8 @@ def _takes(version, cipher, again=False):
 
 HAVE = {(version, cipher) for version in WORDS for cipher in CIPHERS if _takes(version, cipher)}
 REKEYS = _takes("TLSv1.3", "AES-128-GCM", again=True)
+# What `ktls = auto` leaves to user space because it is faster there.
+ACCELERATED = "ktls = auto: in user space, which is faster" in subprocess.run([BINARY, "-kernel"], stdout=subprocess.PIPE, text=True).stdout
 RELAYS = ["copy", "splice", "uring-splice"] if HAVE else ["auto"]
 
 if REQUIRED and len(HAVE) < 8:

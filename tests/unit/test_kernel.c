@@ -78,6 +78,9 @@ Test(kernel, tls_of_a_new_kernel)
 	cr_says(&found, "tlsplice", "on Linux 7.3.4, x86_64");
 	cr_says(&found, "AES-128-GCM", "send 1.2 1.3, receive 1.2 1.3  ktls = auto: in the kernel");
 	cr_says(&found, "new keys after a KeyUpdate", "auto includes TLS 1.3");
+	found.accelerated[AEAD_AES_128_GCM] = true;
+	cr_says(&found, "AES-128-GCM", "ktls = auto: in user space, which is faster with it");
+	cr_says(&found, "AES-256-GCM", "ktls = auto: in the kernel");
 	cr_says(&found, "ktls = yes", "where a KeyUpdate changes the keys");
 	cr_says(&found, "poll", "readable when a record is whole");
 }

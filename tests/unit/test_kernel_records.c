@@ -1090,15 +1090,21 @@ static void with_short_records(SSL_CTX *ctx)
 	SSL_CTX_set_tlsext_max_fragment_length(ctx, TLSEXT_max_fragment_length_4096);
 }
 
+/* What `ktls = auto` comes to for AES-GCM. */
+#define AUTOMATIC (aead_is_accelerated(AEAD_AES_128_GCM) ? KTLS_INPLACE : KTLS_KERNEL)
+
 Test(kernel_records, outcomes)
 {
 	static const struct suite cbc = {"ECDHE-ECDSA-AES128-SHA256", TLS1_2_VERSION},
-				  old = {"ECDHE-ECDSA-AES128-SHA", TLS1_1_VERSION};
+				  old = {"ECDHE-ECDSA-AES128-SHA", TLS1_1_VERSION},
+				  chacha = {"TLS_CHACHA20_POLY1305_SHA256", TLS1_3_VERSION};
 
 	fake_reset();
 	for (int d = 0; d < KTLS_DIRECTIONS; d++) {
-		cr_assert_eq(outcome(v13, "", NULL, d), KTLS_KERNEL);
-		cr_assert_eq(outcome(v12, "ktls = auto", NULL, d), KTLS_KERNEL);
+		cr_assert_eq(outcome(v13, "", NULL, d), AUTOMATIC);
+		cr_assert_eq(outcome(v12, "ktls = auto", NULL, d), AUTOMATIC);
+		cr_assert_eq(outcome(v13, "inplace = no", NULL, d), KTLS_KERNEL);
+		cr_assert_eq(outcome(&chacha, "", NULL, d), KTLS_KERNEL);
 		cr_assert_eq(outcome(v13, "ktls = yes", NULL, d), KTLS_KERNEL);
 		cr_assert_eq(outcome(v13, "ktls = no", NULL, d), KTLS_OFF);
 		cr_assert_eq(outcome(v13, "ktls = tx", NULL, d), d == KTLS_SEND ? KTLS_KERNEL : KTLS_OFF);
@@ -1122,7 +1128,7 @@ Test(kernel_records, outcomes_by_kernel)
 	fake_reset();
 	fake.support.rekey = false;
 	cr_assert_eq(outcome(v13, "", NULL, KTLS_SEND), KTLS_REKEY);
-	cr_assert_eq(outcome(v12, "", NULL, KTLS_SEND), KTLS_KERNEL);
+	cr_assert_eq(outcome(v12, "", NULL, KTLS_SEND), AUTOMATIC);
 	cr_assert_eq(outcome(v13, "ktls = yes", NULL, KTLS_SEND), KTLS_KERNEL, "whoever says so has it");
 	cr_assert_eq(outcome(v13, "ktls = tx", NULL, KTLS_SEND), KTLS_KERNEL);
 	for (int d = 0; d < KTLS_DIRECTIONS; d++)
@@ -1131,7 +1137,7 @@ Test(kernel_records, outcomes_by_kernel)
 			fake.support.cipher[d][version][AEAD_AES_128_GCM] = false;
 			for (int asked = 0; asked < KTLS_DIRECTIONS; asked++)
 				for (int v = 0; v < KTLS_VERSIONS; v++)
-					cr_assert_eq(outcome(v == KTLS_13 ? v13 : v12, "", NULL, asked),
+					cr_assert_eq(outcome(v == KTLS_13 ? v13 : v12, "ktls = yes", NULL, asked),
 					             asked == d && v == version ? KTLS_CIPHER : KTLS_KERNEL);
 		}
 }
