@@ -17,7 +17,8 @@ struct tls;
 
 /* What `recv` is armed for. */
 enum end_receiving {
-	END_ONE,     /* one receive */
+	END_ONE,     /* one big receive */
+	END_REST,    /* one receive of what is missing to the end of a record */
 	END_MANY,    /* bytes as they come, into small chunks */
 	END_RECORDS, /* the same, records of kernel TLS */
 	END_POLLED,  /* to know when there is something to read, which is then done by system calls */

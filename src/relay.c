@@ -108,20 +108,19 @@ static enum end_receiving manner(const struct pump *p)
 		return END_POLLED;
 	if (from->opens)
 		return END_RECORDS;
-	return from->bulk || (p->offload == OFFLOAD_DUE && from->tls) ? END_ONE : END_MANY;
+	if (p->offload == OFFLOAD_DUE && from->tls)
+		return END_REST;
+	return from->bulk ? END_ONE : END_MANY;
 }
 
-/* One receive: a big one, or on the way to the kernel no more than the record that has begun, which move() will empty the queue of. */
-static void receive_one(struct pump *p)
+/* True if what is armed is to be ended: it brings what there is no room for, or is of the wrong manner and would not end by itself soon. */
+static bool is_wrong(const struct pump *p, enum end_receiving wanted)
 {
-	struct end *from = p->from;
-	enum chunk_size size = from->bulk ? CHUNK_BIG : CHUNK_SMALL;
-	struct ring *ring = from->conn->worker->ring;
+	enum end_receiving armed = p->from->receiving;
 
-	if (p->offload == OFFLOAD_DUE && from->tls)
-		ring_recv_up_to(ring, &from->recv, from->fd, size, tls_missing(from->tls));
-	else
-		ring_recv(ring, &from->recv, from->fd, size, false);
+	if (armed == END_MANY || armed == END_RECORDS)
+		return armed != wanted || !has_room(p);
+	return armed == END_ONE ? wanted == END_REST : armed != wanted;
 }
 
 void relay_receive(struct pump *p)
@@ -137,7 +136,7 @@ void relay_receive(struct pump *p)
 		splice_enter(from->conn);
 	wanted = manner(p);
 	if (from->recv.armed) {
-		if (from->receiving != END_ONE && (from->receiving != wanted || (!has_room(p) && wanted != END_POLLED)))
+		if (is_wrong(p, wanted))
 			ring_cancel(ring, &from->recv);
 		return;
 	}
@@ -148,7 +147,8 @@ void relay_receive(struct pump *p)
 	case END_POLLED: ring_poll(ring, &from->recv, from->fd, POLLIN | POLLRDHUP, true); break;
 	case END_RECORDS: ring_recv_records(ring, &from->recv, from->fd); break;
 	case END_MANY: ring_recv(ring, &from->recv, from->fd, CHUNK_SMALL, true); break;
-	case END_ONE: receive_one(p); break;
+	case END_ONE: ring_recv(ring, &from->recv, from->fd, CHUNK_BIG, false); break;
+	case END_REST: ring_recv_up_to(ring, &from->recv, from->fd, CHUNK_BIG, tls_missing(from->tls)); break;
 	}
 }
 
@@ -411,8 +411,8 @@ void relay_received(struct end *e, const struct ring_result *result)
 		if (result->res < 0 && result->res != -ECANCELED)
 			ok = take_error(p, result->res);
 	} else {
-		if (result->chunk && e->receiving == END_ONE && p->offload != OFFLOAD_DUE)
-			e->bulk = e->bulk && result->res >= CHUNK_SMALL_ROOM / 2;
+		if (result->chunk && e->receiving == END_ONE)
+			e->bulk = result->res >= CHUNK_SMALL_ROOM / 2;
 		else if (result->full)
 			e->bulk = true;
 		ok = relay_take(p, result->res, result->chunk);

@@ -66,6 +66,11 @@ static void give_up(struct conn *c, enum ktls_outcome why)
 		decide(&c->to_plain, why, 0);
 }
 
+static uint64_t carried(const struct conn *c)
+{
+	return c->to_tls.bytes + c->to_plain.bytes;
+}
+
 static void promote(struct conn *c, bool idle)
 {
 	c->promotion = tls_promote(&c->tls, idle);
@@ -74,15 +79,9 @@ static void promote(struct conn *c, bool idle)
 	if (c->promotion == TLS_PROMOTED)
 		stats_add(&c->service->stats->promoted, 1);
 	else if (c->promotion == TLS_NOT_YET)
-		c->promote_at += PROMOTE_BYTES;
+		c->promote_at = carried(c) + carried(c) / 8 + 1; /* soon, but not at each step */
 	else
 		give_up(c, KTLS_OPTIONS);
-}
-
-void offload_idle(struct conn *c)
-{
-	if (c->promotion == TLS_NOT_YET && c->service->conf->inplace)
-		promote(c, true);
 }
 
 static void make_due(struct pump *p)
@@ -96,14 +95,19 @@ static void make_due(struct pump *p)
 
 void offload_moved(struct conn *c)
 {
-	uint64_t bytes = c->to_tls.bytes + c->to_plain.bytes;
-
-	if (c->promotion == TLS_NOT_YET && bytes >= c->promote_at)
+	if (c->promotion == TLS_NOT_YET && carried(c) >= c->promote_at)
 		promote(c, false);
-	if (c->promotion == TLS_PROMOTED && bytes >= (uint64_t)c->service->conf->ktls_after) {
+	if (c->promotion == TLS_PROMOTED && carried(c) >= (uint64_t)c->service->conf->ktls_after) {
 		make_due(&c->to_tls);
 		make_due(&c->to_plain);
 	}
+}
+
+void offload_idle(struct conn *c)
+{
+	if (c->promotion == TLS_NOT_YET && (c->service->conf->inplace || carried(c) >= (uint64_t)c->service->conf->ktls_after))
+		promote(c, true);
+	offload_moved(c);
 }
 
 /* Sending: all that we sealed is with TCP. Receiving: we hold whole records only, none in fact, and no receive may bring more. */
