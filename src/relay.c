@@ -142,6 +142,8 @@ void relay_receive(struct pump *p)
 	}
 	if (wanted != END_POLLED && !has_room(p))
 		return;
+	if (wanted == END_REST && tls_missing(from->tls) == 0)
+		return; /* whole records wait to be moved on */
 	from->receiving = wanted;
 	switch (wanted) {
 	case END_POLLED: ring_poll(ring, &from->recv, from->fd, POLLIN | POLLRDHUP, true); break;

@@ -170,7 +170,7 @@ static enum pump_result step(struct pump *p)
 	/* Kernel TLS gives one record at a time, and a thread of the kernel for each would cost more than the rest: into the pipe they come at once. */
 	if (p->piped > 0)
 		return by_ring ? start(p, END_DRAIN) : drained(p, splice_now(p, p->pipe->out, p->to->fd, p->piped));
-	if (!p->from->readable || p->from->eof || !p->from->bulk)
+	if (!p->from->readable || p->from->eof)
 		return PUMP_NOTHING;
 	if (!p->pipe)
 		p->pipe = pipe_get(pipes_of(p));
@@ -183,8 +183,8 @@ enum pump_result splice_run(struct pump *p)
 {
 	enum pump_result result = PUMP_AGAIN;
 
-	/* What waits in the target's queue goes first: it was there before, or is a KeyUpdate. */
-	for (int i = 0; result == PUMP_AGAIN && p->from->in.bytes == 0; i++) {
+	/* What waits in the target's queue goes first: it was there before, or is a KeyUpdate. What is no bulk any more is for read_now(). */
+	for (int i = 0; result == PUMP_AGAIN && p->from->in.bytes == 0 && (p->from->bulk || p->piped > 0); i++) {
 		if (p->to->send.armed || p->to->out.bytes > 0)
 			return PUMP_NOTHING;
 		if (i == 2 * SPLICES_MAX) {
