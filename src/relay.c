@@ -145,6 +145,7 @@ void relay_receive(struct pump *p)
 	if (wanted == END_REST && tls_missing(from->tls) == 0)
 		return; /* whole records wait to be moved on */
 	from->receiving = wanted;
+	from->readable = false; /* the poll will tell */
 	switch (wanted) {
 	case END_POLLED: ring_poll(ring, &from->recv, from->fd, POLLIN | POLLRDHUP, true); break;
 	case END_RECORDS: ring_recv_records(ring, &from->recv, from->fd); break;
@@ -214,6 +215,9 @@ static enum pump_result pull(struct pump *p)
 	struct end *e = p->from;
 
 	if (p->state != PUMP_OPEN || p->more)
+		return PUMP_NOTHING;
+	/* While another receive is under way, what it has brought comes first, though we may not have seen it yet. */
+	if (e->receiving != END_POLLED)
 		return PUMP_NOTHING;
 	if (p->piped > 0 || (e->nonblocking && e->readable && e->bulk && !e->eof && splice_wanted(p)))
 		return splice_run(p);
