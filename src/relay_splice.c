@@ -26,7 +26,7 @@ static bool is_possible(const struct pump *p)
 {
 	const struct conn *c = p->from->conn;
 
-	return (p->from->tls ? p->from->opens : p->to->seals) && c->to_tls.offload != OFFLOAD_DUE && c->to_plain.offload != OFFLOAD_DUE;
+	return (p->from->tls ? p->from->opens : p->to->seals) && c->to_tls.offload == OFFLOAD_NONE && c->to_plain.offload == OFFLOAD_NONE;
 }
 
 bool splice_wanted(const struct pump *p)
