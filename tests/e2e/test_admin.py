@@ -77,8 +77,8 @@ def test_metrics_count_what_happens(admin, bench):
     until(lambda: value(r"active") == 1)
     assert value(r"accepted") == 1
     assert value(r"handshakes_full") >= 1
-    until(lambda: value(r"bytes_to_tls|to_tls") == 1000)
-    until(lambda: value(r"bytes_to_plain|to_plain") == 1000)
+    until(lambda: value(r"^tlsplice_bytes_to_tls") == 1000)
+    until(lambda: value(r"^tlsplice_bytes_to_plain") == 1000)
     client.bye()
     until(lambda: value(r"active") == 0)
     with connect(admin.port) as sock:
