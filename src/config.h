@@ -47,6 +47,10 @@ struct globals {
 	int debug;    /* level 0..7 of lines that belong to no section */
 	int facility; /* LOG_DAEMON ... */
 
+	/* modules of OpenSSL, in the order of the file */
+	struct texts engine, engine_ctrl, engine_default, provider, provider_parameter;
+	bool fips;
+
 	/* Extensions of tlsplice */
 	int workers;       /* 0 = auto: one per CPU this process may run on */
 	int drain_s;       /* TERM lets connections finish for so long; 0 = drop at once */
@@ -85,6 +89,27 @@ struct section {
 	enum relay_path relay;   /* extension */
 	long session_cache_size; /* sessions; <= 0 = unlimited */
 	long session_cache_timeout_s;
+
+	/* who is trusted */
+	struct texts ca_engine;
+	const char *ca_file, *ca_path, *ca_store; /* file, directory of hashed names, URI */
+	bool request_cert, require_cert;          /* ask for a certificate; refuse who has none */
+	bool verify_chain, verify_peer;           /* to a root of the store; the very certificate must be in the store */
+	struct texts check_host, check_email, check_ip;
+	const char *crl_file, *crl_path;
+	bool crl_check_chain;
+	const char *ocsp; /* responder's URL or NULL */
+	bool ocsp_aia, ocsp_nonce, ocsp_require;
+	struct texts ocsp_flags;
+	int timeout_ocsp_s;
+	struct texts redirect; /* where clients go that were not authenticated */
+
+	/* keys from elsewhere */
+	const char *psk_identity, *psk_secrets;
+	const char *sessiond;                /* [host:]port of a session cache, UDP */
+	const char *ticket_key, *ticket_mac; /* hexadecimal */
+	const char *engine_id;
+	int engine_num; /* from 1; 0 = none */
 
 	/* life of a connection */
 	bool reset;                                                             /* RST on error */

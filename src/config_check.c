@@ -31,7 +31,7 @@ bool check_globals(struct reading *reading)
 
 static bool verifies(const struct service_options *service)
 {
-	return service->verify_chain || service->verify_peer;
+	return service->pub.verify_chain || service->pub.verify_peer;
 }
 
 static const struct protocol_row *protocol_of(const struct service_options *service)
@@ -45,7 +45,7 @@ static const struct protocol_row *protocol_of(const struct service_options *serv
 static const char *check_cert(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (service->pub.client || service->pub.cert.count || service->psk_secrets)
+	if (service->pub.client || service->pub.cert.count || service->pub.psk_secrets)
 		return NULL;
 	return "TLS server needs a certificate";
 }
@@ -53,7 +53,7 @@ static const char *check_cert(const struct reading *reading, const struct servic
 static const char *check_subjects(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (verifies(service) || !(service->check_email.count + service->check_host.count + service->check_ip.count))
+	if (verifies(service) || !(service->pub.check_email.count + service->pub.check_host.count + service->pub.check_ip.count))
 		return NULL;
 	return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled";
 }
@@ -61,7 +61,7 @@ static const char *check_subjects(const struct reading *reading, const struct se
 static const char *check_ocsp(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	return service->ocsp && !service->verify_chain ? "\"verifyChain\" has to be enabled for OCSP support" : NULL;
+	return service->pub.ocsp && !service->pub.verify_chain ? "\"verifyChain\" has to be enabled for OCSP support" : NULL;
 }
 
 static const char *check_protocol(const struct reading *reading, const struct service_options *service)
@@ -87,7 +87,7 @@ static const char *check_redirect(const struct reading *reading, const struct se
 	const struct protocol_row *protocol = protocol_of(service);
 
 	(void)reading;
-	if (!service->redirect.count)
+	if (!service->pub.redirect.count)
 		return NULL;
 	if (service->pub.client)
 		return "\"redirect\" is unsupported in client sections";
@@ -134,7 +134,7 @@ static const char *check_versions(const struct reading *reading, const struct se
 static const char *check_tickets(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (service->pub.client || !service->ticket_key == !service->ticket_mac)
+	if (service->pub.client || !service->pub.ticket_key == !service->pub.ticket_mac)
 		return NULL;
 	return "\"ticketKeySecret\" and \"ticketMacSecret\" must be set together";
 }
@@ -142,7 +142,8 @@ static const char *check_tickets(const struct reading *reading, const struct ser
 static const char *check_trust(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (!verifies(service) || service->ca_engine.count || service->ca_file || service->ca_path || service->ca_store)
+	if (!verifies(service) || service->pub.ca_engine.count || service->pub.ca_file || service->pub.ca_path ||
+	    service->pub.ca_store)
 		return NULL;
 	return "Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured";
 }
@@ -151,20 +152,20 @@ static const char *check_trust(const struct reading *reading, const struct servi
 static const char *check_crl(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (service->crl_check_chain && !service->verify_chain)
+	if (service->pub.crl_check_chain && !service->pub.verify_chain)
 		return "\"verifyChain\" has to be enabled for \"CRLcheckChain\"";
-	if (!service->crl_file || !access(service->crl_file, R_OK))
+	if (!service->pub.crl_file || !access(service->pub.crl_file, R_OK))
 		return NULL;
-	log_write(LOG_ERR, NULL, "Failed to load %s revocation lookup file", service->crl_file);
+	log_write(LOG_ERR, NULL, "Failed to load %s revocation lookup file", service->pub.crl_file);
 	return "Failed to initialize TLS context";
 }
 
 static const char *check_ca_file(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (!service->ca_file || !verifies(service) || !access(service->ca_file, R_OK))
+	if (!service->pub.ca_file || !verifies(service) || !access(service->pub.ca_file, R_OK))
 		return NULL;
-	log_write(LOG_ERR, NULL, "SSL_CTX_load_verify_locations: %s: %s (%d)", service->ca_file, strerror(errno), errno);
+	log_write(LOG_ERR, NULL, "SSL_CTX_load_verify_locations: %s: %s (%d)", service->pub.ca_file, strerror(errno), errno);
 	return "Failed to initialize TLS context";
 }
 

@@ -196,7 +196,7 @@ static const char *parse_verify_flag(struct reading *reading, const struct optio
 	const char *wrong = parse_flag(reading, row, base, value);
 
 	if (!wrong && *(bool *)field_in(row, base))
-		service->request_cert = service->require_cert = true;
+		service->pub.request_cert = service->pub.require_cert = true;
 	return wrong;
 }
 

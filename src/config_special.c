@@ -132,7 +132,7 @@ static const char *parse_engine_part(struct reading *reading, const struct optio
 {
 	const struct global_options *global = base;
 
-	return global->engine.count ? kind_texts.parse(reading, row, base, value) : "No engine was defined";
+	return global->pub.engine.count ? kind_texts.parse(reading, row, base, value) : "No engine was defined";
 }
 
 /* No engine can have been loaded: `engine` is not built yet. */
@@ -266,10 +266,10 @@ static const char *parse_verify(struct reading *reading, const struct option *ro
 	(void)reading;
 	if (!config_number(value, 0, 4, &level))
 		return row->error;
-	service->request_cert = true;
-	service->require_cert = level >= 2;
-	service->verify_chain = level >= 1 && level <= 3;
-	service->verify_peer = level >= 3;
+	service->pub.request_cert = true;
+	service->pub.require_cert = level >= 2;
+	service->pub.verify_chain = level >= 1 && level <= 3;
+	service->pub.verify_peer = level >= 3;
 	return NULL;
 }
 

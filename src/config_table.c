@@ -21,7 +21,7 @@ static bool asks_always(const struct global_options *global, const struct servic
 static bool asks_fips(const struct global_options *global, const struct service_options *service)
 {
 	(void)service;
-	return global->fips;
+	return global->pub.fips;
 }
 
 static bool asks_rnd_bytes(const struct global_options *global, const struct service_options *service)
@@ -84,39 +84,39 @@ static bool asks_check(const struct global_options *global, const struct service
 static bool asks_verify_chain(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->verify_chain;
+	return service->pub.verify_chain;
 }
 
 static bool asks_verify_peer(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->verify_peer;
+	return service->pub.verify_peer;
 }
 
 /* A server that requests a certificate sends another handshake; a client has its server's certificate anyway. */
 static bool asks_verify(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->verify_chain || service->verify_peer || (service->request_cert && !service->pub.client);
+	return service->pub.verify_chain || service->pub.verify_peer || (service->pub.request_cert && !service->pub.client);
 }
 
 static bool asks_require_cert(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->require_cert && !service->pub.client;
+	return service->pub.require_cert && !service->pub.client;
 }
 
 /* Every server section with a certificate may staple an OCSP answer: there these act without any verification. */
 static bool asks_ocsp_aia(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->ocsp_aia && !service->pub.client;
+	return service->pub.ocsp_aia && !service->pub.client;
 }
 
 static bool asks_ocsp_nonce(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->ocsp_nonce && !service->pub.client;
+	return service->pub.ocsp_nonce && !service->pub.client;
 }
 
 static bool asks_ocsp_flag(const struct global_options *global, const struct service_options *service)
@@ -128,7 +128,7 @@ static bool asks_ocsp_flag(const struct global_options *global, const struct ser
 static bool asks_ocsp_timeout(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->timeout_ocsp_s != 5 && !service->pub.client;
+	return service->pub.timeout_ocsp_s != 5 && !service->pub.client;
 }
 
 /* These need `exec`, `protocol` or `PSKsecrets`, which are named themselves. */

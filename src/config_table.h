@@ -55,8 +55,7 @@ struct global_options {
 	struct globals pub;
 	const char *egd, *rnd_file, *compression;
 	long rnd_bytes;
-	bool rnd_overwrite, fips;
-	struct texts engine, engine_ctrl, engine_default, provider, provider_parameter;
+	bool rnd_overwrite;
 };
 
 struct service_options {
@@ -64,21 +63,7 @@ struct service_options {
 	struct section pub;
 	const char *header; /* the text between [ and ] */
 
-	/* certificate checks */
-	struct texts ca_engine, check_email, check_host, check_ip, ocsp_flags;
-	const char *ca_path, *ca_file, *ca_store, *crl_path, *crl_file;
-	const char *ocsp;
-	bool request_cert, require_cert, verify_chain, verify_peer, crl_check_chain;
-	bool ocsp_aia, ocsp_nonce, ocsp_require;
-	int timeout_ocsp_s;
-	struct texts redirect;
-
-	/* TLS */
 	struct texts sni;
-	const char *psk_identity, *psk_secrets, *sessiond;
-	const char *ticket_key, *ticket_mac;
-	const char *engine_id;
-	int engine_num;
 	bool udp;
 
 	/* programs and access */
