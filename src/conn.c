@@ -6,6 +6,7 @@
 
 #include "coro.h"
 #include "dial.h"
+#include "lookup.h"
 #include "relay.h"
 #include "slab.h"
 
@@ -89,7 +90,15 @@ static bool await_bytes(struct conn *c, struct end *e)
 	return false;
 }
 
-/* OpenSSL needs more stack than a coroutine has: these two run on the thread's. */
+/* OpenSSL needs more stack than most coroutines have; a deep one has it, and there a callback of OpenSSL's may suspend. */
+static void conn_call(const struct conn *c, coro_fn *fn, void *arg)
+{
+	if (c->deep)
+		fn(arg);
+	else
+		coro_call(fn, arg);
+}
+
 struct handshake {
 	struct conn *c;
 	enum tls_progress progress;
@@ -127,9 +136,9 @@ static void tls_up(struct conn *c)
 	if (c->failed)
 		return;
 	conn_deadline(c, c->service->conf->timeout_busy_s, "ssl_start");
-	coro_call(handshake_start, &h);
+	conn_call(c, handshake_start, &h);
 	while (h.progress == TLS_WANTS_BYTES) {
-		coro_call(handshake_step, &h);
+		conn_call(c, handshake_step, &h);
 		end_send(e);
 		if (h.progress == TLS_WANTS_BYTES && !await_bytes(c, e))
 			h.progress = TLS_FAILED;
@@ -298,7 +307,8 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	if (service->conf->debug >= LOG_DEBUG)
 		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd,
 		          addr_text(&c->peer, text));
-	error = coro_start(w->coros, conn_live, c);
+	c->deep = service->deep;
+	error = coro_start(c->deep ? w->deep_coros : w->coros, conn_live, c);
 	if (error) {
 		conn_log(c, LOG_ERR, "No stack for the connection: %s (%d)", strerror(-error), -error);
 		conn_finish(c, CONN_RESET);
@@ -310,7 +320,7 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 static void interrupt(struct conn *c)
 {
 	if (c->lookup)
-		dial_abandon(c);
+		lookup_abandon(&c->lookup);
 	else
 		ring_cancel(c->worker->ring, &c->wait.op);
 }

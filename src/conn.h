@@ -67,6 +67,7 @@ struct conn {
 	struct service *service;
 	enum conn_stage stage;
 	enum conn_end how;
+	bool deep;         /* the conversation's stack has room for OpenSSL */
 	bool failed;       /* the first failure has been logged; every further step does nothing */
 	bool expired;      /* by `timer` */
 	const char *doing; /* what a deadline would interrupt: for its log line */

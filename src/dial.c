@@ -4,8 +4,7 @@
  */
 #include "dial.h"
 
-#include "coro.h"
-#include "jobs.h"
+#include "lookup.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -13,112 +12,17 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A name lookup under way: the pool's until it was delivered, and nobody's once the conversation has abandoned it. */
-struct lookup {
-	struct job job;
-	struct message message;
-	struct worker *worker;
-	struct conn *conn; /* NULL: abandoned */
-	struct addr_list addrs;
-	int error; /* EAI_ code of the last name that could not be resolved */
-	size_t count;
-	char *specs[]; /* copies: the configuration may be gone before the lookup */
-};
-
-static void lookup_free(struct lookup *l)
-{
-	for (size_t i = 0; i < l->count; i++)
-		free(l->specs[i]);
-	addr_list_free(&l->addrs);
-	free(l);
-}
-
-/* On a pool thread. */
-static void lookup_work(struct job *job)
-{
-	struct lookup *l = container_of(job, struct lookup, job);
-
-	for (size_t i = 0; i < l->count; i++) {
-		int error = addr_resolve(l->specs[i], ADDR_ACTIVE, &l->addrs);
-
-		if (error)
-			l->error = error;
-	}
-}
-
-static void lookup_done(struct job *job)
-{
-	struct lookup *l = container_of(job, struct lookup, job);
-
-	worker_post(l->worker, &l->message);
-}
-
-/* Back on the worker. */
-static void lookup_deliver(struct worker *w, struct message *message)
-{
-	struct lookup *l = container_of(message, struct lookup, message);
-	struct conn *c = l->conn;
-	(void)w;
-
-	if (!c) {
-		lookup_free(l);
-		return;
-	}
-	c->wait.result.res = 0;
-	coro_resume(c->wait.coro);
-}
-
-static struct lookup *lookup_new(struct conn *c)
-{
-	const struct texts *connect = &c->service->conf->connect;
-	struct lookup *l = calloc(1, sizeof(*l) + connect->count * sizeof(char *));
-
-	if (!l)
-		return NULL;
-	l->job.work = lookup_work;
-	l->job.done = lookup_done;
-	l->message.deliver = lookup_deliver;
-	l->worker = c->worker;
-	l->conn = c;
-	for (; l->count < connect->count; l->count++) {
-		l->specs[l->count] = strdup(connect->texts[l->count]);
-		if (!l->specs[l->count]) {
-			lookup_free(l);
-			return NULL;
-		}
-	}
-	return l;
-}
-
-void dial_abandon(struct conn *c)
-{
-	c->lookup->conn = NULL;
-	c->lookup = NULL;
-	c->wait.result.res = -ECANCELED;
-	coro_resume(c->wait.coro);
-}
-
 /* The addresses to try: those of the section, or looked up now. `mine` is to be freed by the caller. */
 static const struct addr_list *addresses(struct conn *c, struct addr_list *mine)
 {
-	struct lookup *l;
+	const struct texts *connect = &c->service->conf->connect;
+	int error;
 
 	if (!c->service->upstream->delay)
 		return &c->service->upstream->addrs;
-	l = c->lookup = lookup_new(c);
-	if (!l)
-		return mine;
-	c->wait.coro = coro_self();
-	jobs_submit(&l->job);
-	coro_suspend();
-	if (c->wait.result.res < 0)
-		return mine; /* abandoned: the lookup is no longer ours */
-	c->lookup = NULL;
-	*mine = l->addrs;
-	l->addrs = (struct addr_list){0};
-	if (l->error)
-		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", c->service->conf->connect.texts[0], gai_strerror(l->error));
-	lookup_free(l);
+	lookup_await(&c->lookup, c->worker, &c->wait, (const char *const *)connect->texts, connect->count, mine, &error);
+	if (error)
+		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", connect->texts[0], gai_strerror(error));
 	return mine;
 }
 

@@ -10,7 +10,4 @@
 /* Connects c->back to the first address that answers, in the order of `failover`; logs and fails the connection if none does. */
 void dial(struct conn *c);
 
-/* The conversation is over: a lookup that still runs will find nobody waiting. */
-void dial_abandon(struct conn *c);
-
 #endif

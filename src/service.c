@@ -89,6 +89,12 @@ static bool make_contexts(struct generation *g, const struct section *s, struct 
 	return ok;
 }
 
+/* True if something within OpenSSL's handshake of the section may have to wait: an OCSP responder's answer. */
+static bool handshake_waits(const struct section *s)
+{
+	return s->verify_chain && (s->ocsp || s->ocsp_aia);
+}
+
 static bool init_section(struct generation *g, const struct section *s, const struct generation *previous,
                          struct tls_library *const *libraries)
 {
@@ -105,6 +111,7 @@ static bool init_section(struct generation *g, const struct section *s, const st
 		service->conf = s;
 		service->set = &g->sets[w];
 		service->upstream = &common->upstream;
+		service->deep = handshake_waits(s);
 		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
 		if (!service->stats)
 			return false;

@@ -29,6 +29,7 @@ struct service {
 	struct upstream *upstream;
 	struct tls_context *tls;
 	struct stats *stats;
+	bool deep; /* a handshake may have to wait for somebody else than the peer: its conversation has a stack that OpenSSL fits on */
 };
 
 /* One worker's services of one generation. Touched by that worker only, once posted. */

@@ -20,6 +20,8 @@
 
 enum {
 	STACKS_KEPT = 256, /* conversations that may go on at once without mapping stacks anew */
+	DEEP_STACK = 128 * 1024,
+	DEEP_STACKS_KEPT = 64,
 	CONNS_PER_SLAB = 32,
 	ACCEPT_RETRY_MS = 1000, /* after EMFILE: "suspended for 1 second" */
 };
@@ -290,6 +292,7 @@ static void *worker_main(void *arg)
 	ring_close(w->ring);
 	bufs_free(&w->bufs);
 	coro_pool_free(w->coros);
+	coro_pool_free(w->deep_coros);
 	slab_free(w->conns);
 	timers_free(&w->timers);
 	return NULL;
@@ -320,8 +323,9 @@ static int worker_start(struct worker *w, size_t stack, pthread_barrier_t *ready
 	if (w->mail_fd < 0)
 		return -errno;
 	w->coros = coro_pool_new(stack, STACKS_KEPT);
+	w->deep_coros = coro_pool_new(DEEP_STACK, DEEP_STACKS_KEPT);
 	w->conns = slab_new(sizeof(struct conn), 64, CONNS_PER_SLAB);
-	if (!w->coros || !w->conns)
+	if (!w->coros || !w->deep_coros || !w->conns)
 		return -ENOMEM;
 	return thread_start(&w->thread, "worker", worker_main, w);
 }

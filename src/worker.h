@@ -49,6 +49,7 @@ struct worker {
 	struct pipes pipes;
 	struct timers timers;
 	struct coro_pool *coros;
+	struct coro_pool *deep_coros; /* with room for OpenSSL: conversations that may have to wait inside a handshake */
 	struct slab *conns; /* struct conn */
 	struct list live;   /* connections */
 	struct list listeners;

@@ -1,0 +1,119 @@
+/*
+ * Name lookups for coroutines: see lookup.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "lookup.h"
+
+#include "coro.h"
+#include "jobs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A name lookup under way: the pool's until it was delivered, and nobody's once it was abandoned. */
+struct lookup {
+	struct job job;
+	struct message message;
+	struct worker *worker;
+	struct ring_wait *wait; /* NULL: abandoned */
+	struct addr_list addrs;
+	int error; /* EAI_ code of the last name that could not be resolved */
+	size_t count;
+	char *names[]; /* copies: the configuration may be gone before the lookup */
+};
+
+static void lookup_free(struct lookup *l)
+{
+	for (size_t i = 0; i < l->count; i++)
+		free(l->names[i]);
+	addr_list_free(&l->addrs);
+	free(l);
+}
+
+/* On a pool thread. */
+static void lookup_work(struct job *job)
+{
+	struct lookup *l = container_of(job, struct lookup, job);
+
+	for (size_t i = 0; i < l->count; i++) {
+		int error = addr_resolve(l->names[i], ADDR_ACTIVE, &l->addrs);
+
+		if (error)
+			l->error = error;
+	}
+}
+
+static void lookup_done(struct job *job)
+{
+	struct lookup *l = container_of(job, struct lookup, job);
+
+	worker_post(l->worker, &l->message);
+}
+
+/* Back on the worker. */
+static void lookup_deliver(struct worker *w, struct message *message)
+{
+	struct lookup *l = container_of(message, struct lookup, message);
+	(void)w;
+
+	if (!l->wait) {
+		lookup_free(l);
+		return;
+	}
+	l->wait->result.res = 0;
+	coro_resume(l->wait->coro);
+}
+
+static struct lookup *lookup_new(struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count)
+{
+	struct lookup *l = calloc(1, sizeof(*l) + count * sizeof(char *));
+
+	if (!l)
+		return NULL;
+	l->job.work = lookup_work;
+	l->job.done = lookup_done;
+	l->message.deliver = lookup_deliver;
+	l->worker = worker;
+	l->wait = wait;
+	for (; l->count < count; l->count++) {
+		l->names[l->count] = strdup(names[l->count]);
+		if (!l->names[l->count]) {
+			lookup_free(l);
+			return NULL;
+		}
+	}
+	return l;
+}
+
+void lookup_abandon(struct lookup **slot)
+{
+	struct ring_wait *wait = (*slot)->wait;
+
+	(*slot)->wait = NULL;
+	*slot = NULL;
+	wait->result.res = -ECANCELED;
+	coro_resume(wait->coro);
+}
+
+int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count,
+                 struct addr_list *list, int *error)
+{
+	struct lookup *l = lookup_new(worker, wait, names, count);
+
+	*error = 0;
+	if (!l)
+		return -ENOMEM;
+	*slot = l;
+	wait->coro = coro_self();
+	jobs_submit(&l->job);
+	coro_suspend();
+	if (wait->result.res < 0)
+		return wait->result.res; /* abandoned: the lookup is no longer ours */
+	*slot = NULL;
+	*error = l->error;
+	*list = l->addrs;
+	l->addrs = (struct addr_list){0};
+	lookup_free(l);
+	return 0;
+}

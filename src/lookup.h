@@ -1,0 +1,26 @@
+/*
+ * Name lookups for coroutines: done by the job pool while the conversation waits, and given up without waiting for the resolver.
+ * For whoever dials: dial.c, fetch.c. Everything belongs to the worker.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_LOOKUP_H
+#define TLSPLICE_LOOKUP_H
+
+#include "addr.h"
+#include "ring.h"
+#include "worker.h"
+
+struct lookup;
+
+/*
+ * Suspends the running coroutine until the names (as addr_resolve() reads them, ADDR_ACTIVE) are looked up, and puts what was found into `list`, which is empty.
+ * While it waits, *slot is the lookup; `wait` is the coroutine's. *error: the EAI_ code of the last name that could not be resolved, or 0.
+ * Returns 0, -ENOMEM, or -ECANCELED after lookup_abandon(). The names are copied.
+ */
+int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count,
+                 struct addr_list *list, int *error);
+
+/* Ends the wait of the coroutine, which runs at once; a lookup that goes on will find nobody waiting. */
+void lookup_abandon(struct lookup **slot);
+
+#endif
