@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <errno.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -302,6 +303,18 @@ int addr_resolve(const char *spec, enum addr_use use, struct addr_list *list)
 	if (err)
 		list->count = before;
 	return err;
+}
+
+int addr_list_copy(struct addr_list *to, const struct addr_list *from)
+{
+	struct addr *addrs = malloc((from->count + 1) * sizeof(*addrs)); /* not of no bytes */
+
+	if (!addrs)
+		return -ENOMEM;
+	if (from->count)
+		memcpy(addrs, from->addrs, from->count * sizeof(*addrs));
+	*to = (struct addr_list){.addrs = addrs, .count = from->count};
+	return 0;
 }
 
 void addr_list_free(struct addr_list *list)

@@ -52,6 +52,9 @@ int addr_resolve(const char *spec, enum addr_use use, struct addr_list *list);
 /* True when no lookup is needed: numeric host and port, a bare numeric port, or a Unix socket. */
 bool addr_is_numeric(const char *spec);
 
+/* Copies a list. Returns 0, or -ENOMEM with `to` untouched. */
+int addr_list_copy(struct addr_list *to, const struct addr_list *from);
+
 /* Frees what addr_resolve() appended and zeroes the list. */
 void addr_list_free(struct addr_list *list);
 

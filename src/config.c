@@ -314,6 +314,7 @@ static bool reading_start(struct reading *reading)
 	reading->global = &generation->global;
 	reading->config = &generation->config;
 	reading->config->arena = reading->arena;
+	reading->config->refs = 1;
 	reading->tail = &reading->config->sections;
 	return set_defaults(reading);
 }
@@ -340,8 +341,14 @@ struct config *config_load(const struct config_source *source)
 	return NULL;
 }
 
+struct config *config_ref(struct config *config)
+{
+	atomic_fetch_add(&config->refs, 1);
+	return config;
+}
+
 void config_free(struct config *config)
 {
-	if (config)
+	if (config && atomic_fetch_sub(&config->refs, 1) == 1)
 		arena_free(config->arena);
 }

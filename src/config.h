@@ -11,6 +11,7 @@
 #include "addr.h"
 #include "sockopt.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -109,7 +110,8 @@ struct section {
 	const char *sessiond;                /* [host:]port of a session cache, UDP */
 	const char *ticket_key, *ticket_mac; /* hexadecimal */
 	const char *engine_id;
-	int engine_num; /* from 1; 0 = none */
+	int engine_num;   /* from 1; 0 = none */
+	bool cert_reload; /* extension: files that change are loaded anew */
 
 	/* life of a connection */
 	bool reset;                                                             /* RST on error */
@@ -132,6 +134,7 @@ struct config {
 	struct section *sections; /* in file order; never empty */
 	size_t section_count;
 	struct arena *arena;
+	atomic_uint refs;
 };
 
 /* Where the configuration comes from. */
@@ -147,7 +150,8 @@ struct config_source {
  */
 struct config *config_load(const struct config_source *source);
 
-/* Frees a generation; passwords in it are wiped. config_free(NULL) is fine. */
+/* One more owner of a configuration, and one less: the last frees it, and wipes the passwords in it. config_free(NULL) is fine. Callable from any thread. */
+struct config *config_ref(struct config *config);
 void config_free(struct config *config);
 
 /*

@@ -30,6 +30,13 @@ const struct config_note config_notes[] = {
                  "one without a key adds to the chain of the one before. "
                  "The pass phrase of an encrypted key is asked for on the terminal. "
                  "A server needs a certificate, a client need not have one."},
+	{"certReload",
+         "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, symbolic links on the way to them too. "
+         "A second after the last change they are loaded, all of the section together, and serve new connections; "
+         "established ones, tickets and sessions are not touched. "
+         "If they cannot be used the old ones stay, with a warning that says why. "
+         "Pass phrases are not asked for: one that was given at start is tried. "
+         "A reload (SIGHUP) loads the files at once, with or without this option."},
 	{"config", "The commands are those that SSL_CONF_cmd(3) knows in files."},
 	{"connect", "Each address that a name stands for counts. See ADDRESSES and `failover`."},
 	{"curves", "Where OpenSSL has it, X25519MLKEM768 comes first unless this option is given."},

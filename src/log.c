@@ -73,6 +73,7 @@ static atomic_int level_now = LOG_NOTICE;
 static atomic_bool keeping = true; /* no target yet: log_open() will pick the lines that the level allows */
 static atomic_ulong dropped;
 static _Thread_local const char *thread_id = "ui";
+static _Thread_local int softest = LOG_EMERG;
 
 void log_set_level(int level)
 {
@@ -83,6 +84,11 @@ bool log_wants(int level)
 {
 	return level <= atomic_load_explicit(&level_now, memory_order_relaxed) ||
 	       atomic_load_explicit(&keeping, memory_order_relaxed);
+}
+
+void log_soften(int level)
+{
+	softest = level;
 }
 
 void log_set_id(const char *id)
@@ -169,6 +175,12 @@ void log_vwrite(int level, const char *id, const char *format, va_list args)
 	struct line line = {.when = time(NULL), .level = (uint8_t)(level & 7)};
 	size_t head, length;
 
+	if (level < softest) {
+		level = softest;
+		line.level = (uint8_t)level;
+		if (!log_wants(level))
+			return;
+	}
 	head = printed(snprintf(body, ID_MAX + 16, "LOG%d[%.*s]: ", level & 7, ID_MAX, id ? id : thread_id), ID_MAX + 16);
 	errno = saved_errno; /* for %m */
 	length = head + printed(vsnprintf(body + head, LOG_TEXT_MAX + 1, format, args), LOG_TEXT_MAX + 1);

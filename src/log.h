@@ -41,6 +41,12 @@ void log_vwrite(int level, const char *id, const char *format, va_list args) __a
 /* Lines of no connection: checked against the global level, under this thread's id. */
 #define log_global(level, ...) ((void)(log_wants(level) && (log_write(level, NULL, __VA_ARGS__), 0)))
 
+/*
+ * From now on lines of the calling thread are not more urgent than `level`; LOG_EMERG: as they are. For what is an error at start
+ * and a warning while the proxy serves.
+ */
+void log_soften(int level);
+
 /* Sets the id of the calling thread's own lines ("ui" at start). `id` must stay valid. */
 void log_set_id(const char *id);
 

@@ -11,17 +11,20 @@
 #include "ktls.h"
 #include "listen.h"
 #include "log.h"
+#include "renew.h"
 #include "ring.h"
 #include "service.h"
 #include "stats.h"
 #include "worker.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +32,7 @@ enum {
 	JOB_THREADS = 4,
 	WORKERS_MAX = 1024,
 	DRAIN_LOOK_MS = 50, /* how often a drain looks whether it is over */
+	REOPEN_MS = 24 * 3600 * 1000,
 };
 
 /* The process. */
@@ -38,10 +42,12 @@ static struct {
 	unsigned count;
 	struct listening listening;
 	struct generation *current;
+	struct watch *watch; /* files that `current` was made of */
 	struct admin *admin;
 	char *admin_address; /* of `admin`, to see whether a reload changes it */
 	char *pid_file;
 	sigset_t signals;
+	int signal_fd; /* the same signals, for poll(2) */
 } server;
 
 static const struct globals *globals(void)
@@ -130,17 +136,22 @@ static bool make_workers(const struct config *config)
 	return true;
 }
 
+static void get_libraries(struct tls_library *libraries[WORKERS_MAX])
+{
+	for (unsigned w = 0; w < server.count; w++)
+		libraries[w] = server.workers[w].library;
+}
+
 static struct generation *make_generation(struct config *config, const struct generation *previous)
 {
 	struct tls_library *libraries[WORKERS_MAX];
 
-	for (unsigned w = 0; w < server.count; w++)
-		libraries[w] = server.workers[w].library;
+	get_libraries(libraries);
 	return generation_new(config, previous, libraries, server.count);
 }
 
-/* Signals that were ignored when we were started stay ignored; the others are taken by sigwait. */
-static void take_signals(void)
+/* Signals that were ignored when we were started stay ignored; the others are taken by signalfd. Returns 0 or -errno. */
+static int take_signals(void)
 {
 	static const int all[] = {SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGQUIT};
 	struct sigaction before;
@@ -150,11 +161,14 @@ static void take_signals(void)
 		if (sigaction(all[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
 			sigaddset(&server.signals, all[i]);
 	sigprocmask(SIG_BLOCK, &server.signals, NULL);
+	server.signal_fd = signalfd(-1, &server.signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	return server.signal_fd < 0 ? -errno : 0;
 }
 
 static void reload(void)
 {
 	struct config *config = config_load(server.source);
+	struct watch *watch = config ? renew_watch(config) : NULL;
 	struct generation *next = config ? make_generation(config, server.current) : NULL;
 
 	if (next && !listening_prepare(&server.listening, next)) {
@@ -164,16 +178,37 @@ static void reload(void)
 	stats_note_reload(next != NULL);
 	if (!next) {
 		log_global(LOG_ERR, "Failed to reload the configuration file");
+		watch_free(watch);
 		return;
 	}
 	if (next->config->global.workers != globals()->workers)
 		log_global(LOG_NOTICE, "The number of workers changes with the next start");
 	listening_commit(&server.listening, next, server.workers);
 	server.current = next;
+	watch_free(server.watch);
+	server.watch = watch;
 	open_log(globals());
 	announce_services(next->config);
 	start_admin();
 	log_global(LOG_NOTICE, "Configuration successful");
+}
+
+/* Files may have changed: certReload. */
+static void reload_certificates(uint64_t now_ms)
+{
+	struct tls_library *libraries[WORKERS_MAX];
+	struct generation *next;
+
+	get_libraries(libraries);
+	next = renew(server.watch, now_ms, server.current, libraries);
+	if (!next)
+		return;
+	if (!listening_prepare(&server.listening, next)) {
+		generation_free(next);
+		return;
+	}
+	listening_commit(&server.listening, next, server.workers);
+	server.current = next;
 }
 
 static void list_worker(struct worker *w, void *arg)
@@ -242,16 +277,49 @@ static bool handle(int signal)
 	}
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Once a day, for whoever moves the log file away without telling. */
+static int reopen_log_in_ms(void)
+{
+	static uint64_t due;
+
+	if (due && now_ms() >= due)
+		log_reopen();
+	if (!due || now_ms() >= due)
+		due = now_ms() + REOPEN_MS;
+	return (int)(due - now_ms());
+}
+
+/* Returns the next signal, or 0 when there is something else to look after. */
+static int next_signal(void)
+{
+	struct pollfd fds[] = {{.fd = server.signal_fd, .events = POLLIN},
+	                       {.fd = watch_descriptor(server.watch), .events = POLLIN}};
+	int timeout = reopen_log_in_ms(), watch_ms = watch_wait_ms(server.watch, now_ms());
+	struct signalfd_siginfo info;
+
+	if (watch_ms >= 0 && watch_ms < timeout)
+		timeout = watch_ms;
+	poll(fds, 2, timeout);
+	return read(server.signal_fd, &info, sizeof(info)) == sizeof(info) ? (int)info.ssi_signo : 0;
+}
+
 static void wait_for_signals(void)
 {
-	static const struct timespec day = {.tv_sec = 24 * 3600};
 	int signal;
 
 	do {
-		signal = sigtimedwait(&server.signals, NULL, &day);
-		if (signal < 0 && errno == EAGAIN)
-			log_reopen(); /* once a day, for whoever moves the file away without telling */
-	} while (signal < 0 || handle(signal));
+		signal = next_signal();
+		if (!signal)
+			reload_certificates(now_ms());
+	} while (!signal || handle(signal));
 }
 
 static void stop_workers(void)
@@ -294,6 +362,7 @@ static bool prepare(struct config *config)
 		config_free(config);
 		return false;
 	}
+	server.watch = renew_watch(config);
 	server.current = make_generation(config, NULL);
 	if (!server.current)
 		return false;
@@ -316,7 +385,8 @@ static void announce_ktls(const struct config *config)
 	if (wanted && support->error)
 		log_global(LOG_NOTICE, "Kernel TLS: not used: %s", ktls_explain(support->error));
 	else if (automatic && !support->rekey)
-		log_global(LOG_NOTICE, "Kernel TLS: not used for TLS 1.3 unless \"ktls\" says so: %s", ktls_outcomes[KTLS_REKEY].why);
+		log_global(LOG_NOTICE, "Kernel TLS: not used for TLS 1.3 unless \"ktls\" says so: %s",
+		           ktls_outcomes[KTLS_REKEY].why);
 }
 
 /* From here on there are threads: into the background first. */
@@ -336,7 +406,11 @@ static bool launch(void)
 		error = pid_file_create(server.pid_file);
 	if (error)
 		return false;
-	take_signals();
+	error = take_signals();
+	if (error) {
+		log_global(LOG_CRIT, "signalfd: %s (%d)", strerror(-error), -error);
+		return false;
+	}
 	process_memory();
 	signal(SIGPIPE, SIG_IGN);
 	ktls_probe();
@@ -363,6 +437,8 @@ static void finish(void)
 	admin_stop(server.admin);
 	free(server.admin_address);
 	listening_end(&server.listening);
+	watch_free(server.watch);
+	close(server.signal_fd);
 	pid_file_remove(server.pid_file);
 	free(server.pid_file);
 	tls_forget_passphrase();

@@ -95,6 +95,22 @@ static bool handshake_waits(const struct section *s)
 	return s->verify_chain && (s->ocsp || s->ocsp_aia);
 }
 
+static bool init_services(struct generation *g, const struct section *s)
+{
+	for (unsigned w = 0; w < g->workers; w++) {
+		struct service *service = &g->sets[w].services[s->index];
+
+		service->conf = s;
+		service->set = &g->sets[w];
+		service->upstream = &g->commons[s->index].upstream;
+		service->deep = handshake_waits(s);
+		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
+		if (!service->stats)
+			return false;
+	}
+	return true;
+}
+
 static bool init_section(struct generation *g, const struct section *s, const struct generation *previous,
                          struct tls_library *const *libraries)
 {
@@ -105,26 +121,17 @@ static bool init_section(struct generation *g, const struct section *s, const st
 		log_global(LOG_ERR, "Service [%s]: no memory for its sessions", s->name);
 		return false;
 	}
-	for (unsigned w = 0; w < g->workers; w++) {
-		struct service *service = &g->sets[w].services[s->index];
-
-		service->conf = s;
-		service->set = &g->sets[w];
-		service->upstream = &common->upstream;
-		service->deep = handshake_waits(s);
-		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
-		if (!service->stats)
-			return false;
-	}
+	if (!init_services(g, s))
+		return false;
 	resolve_connect(s, &common->upstream);
 	return resolve_accept(s, common) && resolve_local(s, &common->upstream) && make_contexts(g, s, libraries);
 }
 
-struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries,
-                                  unsigned workers)
+/* An empty generation. The configuration becomes its own, also on failure. */
+static struct generation *generation_alloc(struct config *config, unsigned workers)
 {
 	struct generation *g = calloc(1, sizeof(*g));
-	bool ok = g != NULL;
+	bool ok;
 
 	if (!g) {
 		config_free(config);
@@ -141,11 +148,84 @@ struct generation *generation_new(struct config *config, const struct generation
 		g->sets[w].services = calloc(config->section_count, sizeof(struct service));
 		ok = g->sets[w].services != NULL;
 	}
-	for (const struct section *s = config->sections; ok && s; s = s->next)
+	if (ok)
+		return g;
+	generation_free(g);
+	return NULL;
+}
+
+struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries,
+                                  unsigned workers)
+{
+	struct generation *g = generation_alloc(config, workers);
+	bool ok = g != NULL;
+
+	for (const struct section *s = ok ? config->sections : NULL; ok && s; s = s->next)
 		ok = init_section(g, s, previous, libraries);
 	if (ok)
 		return g;
 	log_global(LOG_ERR, "Configuration failed");
+	generation_free(g);
+	return NULL;
+}
+
+/* --- certReload --------------------------------------------------------------------------------------------------------------------- */
+
+/* What does not come from files is taken over as it is. */
+static bool copy_common(struct common *common, const struct common *old)
+{
+	common->sessions = tls_sessions_ref(old->sessions);
+	common->upstream.delay = old->upstream.delay;
+	common->upstream.next = atomic_load(&old->upstream.next);
+	return addr_list_copy(&common->accept, &old->accept) == 0 &&
+	       addr_list_copy(&common->upstream.addrs, &old->upstream.addrs) == 0 &&
+	       addr_list_copy(&common->upstream.local, &old->upstream.local) == 0;
+}
+
+static void keep_contexts(struct generation *g, const struct generation *current, const struct section *s)
+{
+	for (unsigned w = 0; w < g->workers; w++) {
+		struct service *service = &g->sets[w].services[s->index];
+
+		tls_context_free(service->tls);
+		service->tls = tls_context_ref(current->sets[w].services[s->index].tls);
+	}
+}
+
+/* What would be an error at start is none: the old certificates go on. */
+static bool renew_contexts(struct generation *g, const struct section *s, struct tls_library *const *libraries)
+{
+	bool ok;
+
+	tls_may_ask(false);
+	log_soften(LOG_WARNING);
+	ok = make_contexts(g, s, libraries);
+	log_soften(LOG_EMERG);
+	tls_may_ask(true);
+	if (ok)
+		log_global(LOG_NOTICE, "Service [%s]: changed files of certificates loaded", s->name);
+	else
+		log_global(LOG_WARNING, "Service [%s]: changed files of certificates cannot be used: the old certificates stay",
+		           s->name);
+	return ok;
+}
+
+struct generation *generation_renew(const struct generation *current, const bool *changed, struct tls_library *const *libraries)
+{
+	struct generation *g = generation_alloc(config_ref(current->config), current->workers);
+	bool ok = g != NULL, any = false;
+
+	for (const struct section *s = ok ? g->config->sections : NULL; ok && s; s = s->next) {
+		ok = init_services(g, s) && copy_common(&g->commons[s->index], &current->commons[s->index]);
+		if (ok && changed[s->index] && renew_contexts(g, s, libraries))
+			any = true;
+		else if (ok)
+			keep_contexts(g, current, s);
+	}
+	if (!ok)
+		log_global(LOG_WARNING, "No memory to load changed files of certificates");
+	if (ok && any)
+		return g;
 	generation_free(g);
 	return NULL;
 }

@@ -63,6 +63,12 @@ struct generation {
 struct generation *generation_new(struct config *config, const struct generation *previous, struct tls_library *const *libraries,
                                   unsigned workers);
 
+/*
+ * The generation in force once more, but with the files of the sections whose element of `changed` is true loaded anew. A section whose files cannot be used
+ * keeps what it has: logged at LOG_WARNING. Returns NULL when no section has anything new.
+ */
+struct generation *generation_renew(const struct generation *current, const bool *changed, struct tls_library *const *libraries);
+
 /* Gives one set up; the generation goes with its last set. Callable from any thread. */
 void service_set_release(struct service_set *set);
 

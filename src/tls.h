@@ -41,6 +41,9 @@ const char *tls_running_version(void);
 struct tls_identity *tls_identity_load(const struct section *section);
 void tls_identity_free(struct tls_identity *identity);
 
+/* Whether pass phrases may be asked for. At first they may; while the proxy serves nobody waits for somebody at a terminal. */
+void tls_may_ask(bool yes);
+
 /* Wipes the pass phrase remembered for further keys; called before exit. */
 void tls_forget_passphrase(void);
 
@@ -58,6 +61,7 @@ void tls_sessions_unref(struct tls_sessions *sessions);
  */
 struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity,
                                     struct tls_sessions *sessions, struct tls_library *library, bool announce);
+struct tls_context *tls_context_ref(struct tls_context *context); /* one more owner: it goes with the last */
 void tls_context_free(struct tls_context *context);
 
 /* One TLS connection. Lives inside its owner; zeroed is "none". */

@@ -263,7 +263,10 @@ struct tls_context *tls_context_new(const struct section *section, const struct 
 {
 	struct tls_context *context = calloc(1, sizeof(*context));
 
-	if (!context || !record_bio_init())
+	if (!context)
+		return NULL;
+	context->refs = 1;
+	if (!record_bio_init())
 		goto failed;
 	context->section = section;
 	context->sessions = tls_sessions_ref(sessions);
@@ -283,9 +286,15 @@ failed:
 	return NULL;
 }
 
+struct tls_context *tls_context_ref(struct tls_context *context)
+{
+	atomic_fetch_add(&context->refs, 1);
+	return context;
+}
+
 void tls_context_free(struct tls_context *context)
 {
-	if (!context)
+	if (!context || atomic_fetch_sub(&context->refs, 1) > 1)
 		return;
 	SSL_CTX_free(context->ctx);
 	tls_sessions_unref(context->sessions);

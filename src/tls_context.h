@@ -8,10 +8,12 @@
 #include "tls.h"
 
 #include <openssl/types.h>
+#include <stdatomic.h>
 
 struct ssl_session_st;
 
 struct tls_context {
+	atomic_uint refs;
 	SSL_CTX *ctx;
 	const struct section *section;
 	struct tls_sessions *sessions;

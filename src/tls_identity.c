@@ -43,10 +43,16 @@ struct contents {
 
 /* The right answer to a prompt is kept for the keys that follow, also those of a reload. */
 static char remembered[PASSPHRASE_MAX];
+static bool may_ask = true;
 static struct {
 	bool try_remembered, asked;
 	char answer[PASSPHRASE_MAX];
 } prompt;
+
+void tls_may_ask(bool yes)
+{
+	may_ask = yes;
+}
 
 void tls_forget_passphrase(void)
 {
@@ -65,9 +71,10 @@ static int prompt_read(UI *ui, UI_STRING *string)
 		return UI_set_result(ui, string, remembered) >= 0;
 	prompt.asked = true;
 	/* OpenSSL's own reader prints the prompt before it turns the echo off, and whoever types ahead is seen; getpass(3) does not. */
-	terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
+	terminal = may_ask ? open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1;
 	answer = terminal >= 0 ? getpass(UI_get0_output_string(string)) : NULL;
-	close(terminal);
+	if (terminal >= 0)
+		close(terminal);
 	ok = UI_set_result(ui, string, answer ? answer : "") >= 0;
 	if (answer) {
 		snprintf(prompt.answer, sizeof(prompt.answer), "%s", answer);

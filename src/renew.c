@@ -1,0 +1,85 @@
+/*
+ * certReload: see renew.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "renew.h"
+
+#include "log.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A file's path, also as "file:/path" or "file:///path"; NULL: something else, as "pkcs11:object=key". */
+static const char *path_of(const char *place)
+{
+	const char *end = place;
+
+	if (!place || access(place, F_OK) == 0)
+		return place;
+	if (strncmp(place, "file:", 5) == 0)
+		return strncmp(place + 5, "///", 3) == 0 ? place + 7 : place + 5;
+	while (isalnum((unsigned char)*end) || *end == '+' || *end == '-' || *end == '.')
+		end++;
+	return *end == ':' && end > place + 1 ? NULL : place;
+}
+
+static int watch_place(struct watch *watch, const struct section *section, const char *place)
+{
+	const char *path = path_of(place);
+
+	return path ? watch_add(watch, path, section->index) : 0;
+}
+
+/* Every file that makes a section's certificates, keys and trust. */
+static int watch_section(struct watch *watch, const struct section *section)
+{
+	const char *const files[] = {section->key,      section->ca_file,  section->ca_path,
+	                             section->ca_store, section->crl_file, section->crl_path};
+	int error = 0;
+
+	for (size_t i = 0; i < section->cert.count && !error; i++)
+		error = watch_place(watch, section, section->cert.texts[i]);
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files) && !error; i++)
+		error = watch_place(watch, section, files[i]);
+	return error;
+}
+
+static bool wanted(const struct config *config)
+{
+	for (const struct section *s = config->sections; s; s = s->next)
+		if (s->cert_reload)
+			return true;
+	return false;
+}
+
+struct watch *renew_watch(const struct config *config)
+{
+	struct watch *watch = wanted(config) ? watch_new() : NULL;
+	int error = watch ? 0 : -ENOMEM;
+
+	if (!wanted(config))
+		return NULL;
+	for (const struct section *s = config->sections; s && !error; s = s->next)
+		if (s->cert_reload)
+			error = watch_section(watch, s);
+	if (!error)
+		return watch;
+	log_global(LOG_ERR, "certReload: %s", strerror(-error));
+	watch_free(watch);
+	return NULL;
+}
+
+struct generation *renew(struct watch *watch, uint64_t now_ms, const struct generation *current,
+                         struct tls_library *const *libraries)
+{
+	bool *changed = watch ? calloc(current->config->section_count, sizeof(*changed)) : NULL;
+	struct generation *next = NULL;
+
+	if (changed && watch_turn(watch, now_ms, changed))
+		next = generation_renew(current, changed, libraries);
+	free(changed);
+	return next;
+}
