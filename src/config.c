@@ -170,6 +170,34 @@ static enum ktls_wish ktls_wish(const struct service_options *service)
 	return tls_options_ktls(section->options_set, section->options_clear, section->ktls);
 }
 
+/* Server mode: each `sni` is one more name of the primary service's. */
+static bool add_host(struct reading *reading, struct section *section, const char *sni)
+{
+	struct section *primary = sni_primary(reading, sni);
+	struct virtual_host *host = arena_alloc(reading->arena, sizeof(*host));
+
+	if (!host)
+		return false;
+	host->pattern = strchr(sni, ':') + 1;
+	host->section = section;
+	if (!primary->hosts_end)
+		primary->hosts_end = &primary->hosts;
+	*primary->hosts_end = host;
+	primary->hosts_end = &host->next;
+	if (!primary->accept.count)
+		log_write(LOG_WARNING, NULL, "Service [%s]: nobody gets here by way of [%s], which accepts no connections",
+		          section->name, primary->name);
+	return true;
+}
+
+static bool add_hosts(struct reading *reading, struct service_options *service)
+{
+	for (size_t i = 0; !service->pub.client && i < service->sni.count; i++)
+		if (!add_host(reading, &service->pub, service->sni.texts[i]))
+			return false;
+	return true;
+}
+
 /* What the options mean together, for those who read struct section only. */
 static void settle(struct service_options *service)
 {
@@ -207,7 +235,7 @@ static bool section_close(struct reading *reading)
 	if (!check_service(reading, service))
 		return false;
 	settle(service);
-	if (!make_canonical(reading, service)) {
+	if (!make_canonical(reading, service) || !add_hosts(reading, service)) {
 		log_write(LOG_ERR, NULL, "Service [%s]: %s", service->pub.name, config_no_memory);
 		return false;
 	}

@@ -33,6 +33,13 @@ enum ktls_wish { KTLS_NO, KTLS_TX = 1, KTLS_RX = 2, KTLS_YES = KTLS_TX | KTLS_RX
 /* Extension: how bulk moves from socket to socket once the kernel makes the records. */
 enum relay_path { RELAY_AUTO, RELAY_COPY, RELAY_SPLICE, RELAY_URING_SPLICE };
 
+/* Server mode: a name by which the clients of one section get to another. */
+struct virtual_host {
+	struct virtual_host *next; /* in the order of the configuration */
+	const char *pattern;       /* a name, or a star and the end of one */
+	const struct section *section;
+};
+
 enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
 
 /* The options before the first section. */
@@ -82,6 +89,7 @@ struct section {
 	int security_level;                  /* -1 = not configured: max(OpenSSL's, 2) */
 	struct texts config;                 /* SSL_CONF_cmd "command[:parameter]" */
 	const char *sni;                     /* client mode: name to send; "" = none; NULL = first connect host */
+	struct virtual_host *hosts, **hosts_end; /* server mode: sections that clients of this one choose by name */
 	bool renegotiation;
 	bool session_resume;
 	bool inplace;            /* extension: records without OpenSSL once the handshake is over */

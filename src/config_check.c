@@ -99,17 +99,25 @@ static const char *check_redirect(const struct reading *reading, const struct se
 }
 
 /* "primary:pattern"; the primary service stands before its virtual ones. */
+struct section *sni_primary(const struct reading *reading, const char *sni)
+{
+	size_t len = strcspn(sni, ":");
+
+	for (struct section *section = reading->config->sections; section; section = section->next)
+		if (strlen(section->name) == len && !memcmp(section->name, sni, len))
+			return section;
+	return NULL;
+}
+
 static const char *check_one_sni(const struct reading *reading, const char *sni)
 {
-	const char *colon = strchr(sni, ':');
-	size_t len = colon ? (size_t)(colon - sni) : 0;
+	const struct section *primary = sni_primary(reading, sni);
 
-	if (!colon)
+	if (!strchr(sni, ':'))
 		return "Invalid SNI parameter format";
-	for (const struct section *section = reading->config->sections; section; section = section->next)
-		if (strlen(section->name) == len && !memcmp(section->name, sni, len))
-			return section->client ? "SNI primary service is a TLS client" : NULL;
-	return "SNI section name not found";
+	if (!primary)
+		return "SNI section name not found";
+	return primary->client ? "SNI primary service is a TLS client" : NULL;
 }
 
 static const char *check_sni(const struct reading *reading, const struct service_options *service)

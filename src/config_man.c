@@ -58,18 +58,21 @@ const struct config_note config_notes[] = {
 	{"key", "A file that everybody may read is warned about."},
 	{"ktls",
          "A direction that the kernel has costs no encryption in user space, and bulk can be spliced: see `relay`. "
-         "`auto` leaves to user space what is faster there, which is AES-GCM where intel-ipsec-mb is built in (unless `inplace = no`), "
+         "`auto` leaves to user space what is faster there, which is AES-GCM where intel-ipsec-mb is built in (unless `inplace = "
+         "no`), "
          "and TLS 1.3 on kernels that cannot change its keys after a KeyUpdate (before Linux 6.14); with the other values such a "
-         "KeyUpdate ends the connection. What the kernel cannot do stays in user space, is counted by its reason in the metrics and said in the log. "
+         "KeyUpdate ends the connection. What the kernel cannot do stays in user space, is counted by its reason in the metrics "
+         "and said in the log. "
          "`options = ENABLE_KTLS` means `yes`. `tlsplice -kernel` tells what this kernel can do."},
-	{"ktlsAfter", "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
+	{"ktlsAfter",
+         "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
-	{"relay",
-         "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do it, which takes a thread of the "
-         "kernel for each splice. `auto` is `splice`."},
+	{"relay", "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do "
+                  "it, which takes a thread of the "
+                  "kernel for each splice. `auto` is `splice`."},
 	{"renegotiation", "It exists in TLS 1.2 and older. With `no` a connection whose peer tries it is ended."},
 	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
                   "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},
@@ -79,7 +82,14 @@ const struct config_note config_notes[] = {
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
 	{"sessionCacheTimeout", "Tickets are valid for the same time."},
 	{"sni",
-         "The client mode is built: there the default is the host of the first `connect`, and an empty value sends no name."},
+         "In server mode a section without `accept` that has it is a virtual host of the section named first: clients that ask "
+         "for a name that the "
+         "pattern means get to it, and everything is then as it says. A pattern is a name, or a star and the end of one; the "
+         "case of "
+         "letters does not count. The first match in the order of the file decides, and who asks for no name or for another "
+         "stays where he is. "
+         "Sessions of one section are never resumed in another. In client mode the default is the host of the first `connect`, "
+         "an empty value sends no name, and an IP address is not sent."},
 	{"socket", "Those of a section add to the global ones. See SOCKET OPTIONS."},
 	{"sslVersion", "Sets `sslVersionMin` and `sslVersionMax`. What `all` leaves open is decided by openssl.cnf."},
 	{"stack", "At least 16384. The largest one of all sections holds for all."},

@@ -181,6 +181,7 @@ const char *tls_version_text(int version);
 bool check_globals(struct reading *reading);
 bool check_service(struct reading *reading, struct service_options *service);
 bool check_inetd(struct reading *reading);
+struct section *sni_primary(const struct reading *reading, const char *sni); /* whose clients "primary:pattern" is about, or NULL */
 
 /* config_print.c */
 void print_option(FILE *out, const struct option *row, const char *value);

@@ -119,11 +119,33 @@ static void handshake_start(void *arg)
 	}
 }
 
+/* From here on the connection is the chosen section's in every respect. */
+static enum tls_progress switch_service(struct conn *c)
+{
+	struct service *from = c->service, *to = &from->set->services[c->tls.chosen->index];
+
+	stats_add(&from->stats->active, (uint64_t)-1);
+	stats_add(&to->stats->active, 1);
+	stats_add(&to->stats->switched, 1);
+	c->service = to;
+	if (tls_switch(&c->tls, to->tls) < 0) {
+		tls_log_failure(&c->tls, "SSL_new");
+		return TLS_FAILED;
+	}
+	if (to->conf->socket[SOCK_LOCAL].opts != from->conf->socket[SOCK_LOCAL].opts)
+		sockopts_apply(&to->conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, to->conf->debug);
+	if (to->conf->timeout_busy_s != from->conf->timeout_busy_s)
+		conn_deadline(c, to->conf->timeout_busy_s, "ssl_start");
+	return tls_handshake(&c->tls);
+}
+
 static void handshake_step(void *arg)
 {
 	struct handshake *h = arg;
 
 	h->progress = tls_handshake(&h->c->tls);
+	if (h->progress == TLS_CHOSE)
+		h->progress = switch_service(h->c);
 }
 
 /* Server mode: TLS accept; client mode: TLS connect. */
@@ -131,7 +153,7 @@ static void tls_up(struct conn *c)
 {
 	struct handshake h = {.c = c, .progress = TLS_WANTS_BYTES};
 	struct end *e = conn_tls_end(c);
-	struct stats *stats = c->service->stats;
+	struct stats *stats;
 
 	if (c->failed)
 		return;
@@ -143,6 +165,7 @@ static void tls_up(struct conn *c)
 		if (h.progress == TLS_WANTS_BYTES && !await_bytes(c, e))
 			h.progress = TLS_FAILED;
 	}
+	stats = c->service->stats; /* a virtual host's, perhaps */
 	if (h.progress == TLS_DONE) {
 		stats_add(tls_resumed(&c->tls) ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
 	} else {

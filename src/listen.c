@@ -230,6 +230,10 @@ static bool bind_section(struct listening *l, const struct section *s, const str
 {
 	bool any = addrs->count == 0;
 
+	if (any) { /* clients come from another section, by their server name */
+		log_global(LOG_DEBUG, "Skipped SNI secondary service [%s]", s->name);
+		return true;
+	}
 	log_global(LOG_DEBUG, "Binding service [%s]", s->name);
 	for (size_t i = 0; i < addrs->count; i++)
 		if (keep(l, s, &addrs->addrs[i]) || bind_fresh(l, s, &addrs->addrs[i]))

@@ -17,6 +17,7 @@ enum {
 	/* Room left for what a record adds to its plaintext: header 5, IV 16, MAC 48, padding 16, content type 1. */
 	RECORD_OVERHEAD = 96,
 	RECORD_MAX = SSL3_RT_MAX_PLAIN_LENGTH,
+	HELLO_MAX = 1 << 16, /* bytes of a ClientHello that are kept: with post-quantum keys and tickets it has a few thousand */
 };
 
 static int bio_write(BIO *bio, const char *data, size_t n, size_t *written)
@@ -32,14 +33,27 @@ static int bio_write(BIO *bio, const char *data, size_t n, size_t *written)
 	return 1;
 }
 
+/* Until the server name is known, what OpenSSL has read may have to be read again by another context. */
+static bool keep_hello(struct record *r, const void *data, size_t n)
+{
+	struct tls *tls = container_of(r, struct tls, record);
+
+	return !tls->keep_hello || (tls->hello.bytes + n <= HELLO_MAX && queue_write(&tls->hello, r->bufs, data, n) == 0);
+}
+
 static int bio_read(BIO *bio, char *data, size_t n, size_t *got)
 {
 	struct record *r = BIO_get_data(bio);
 
 	BIO_clear_retry_flags(bio);
 	*got = queue_read(r->in, r->bufs, data, n);
-	if (*got > 0)
+	if (*got > 0 && keep_hello(r, data, *got))
 		return 1;
+	if (*got > 0) {
+		ERR_raise(ERR_LIB_BIO, ERR_R_MALLOC_FAILURE);
+		*got = 0;
+		return 0;
+	}
 	BIO_set_retry_read(bio);
 	return 0;
 }

@@ -89,10 +89,14 @@ static bool make_contexts(struct generation *g, const struct section *s, struct 
 	return ok;
 }
 
-/* True if something within OpenSSL's handshake of the section may have to wait: an OCSP responder's answer. */
+/* True if something within OpenSSL's handshake of the section, or of a virtual host of it, may have to wait: an OCSP responder's answer. */
 static bool handshake_waits(const struct section *s)
 {
-	return s->verify_chain && (s->ocsp || s->ocsp_aia);
+	bool waits = s->verify_chain && (s->ocsp || s->ocsp_aia);
+
+	for (const struct virtual_host *host = s->hosts; host && !waits; host = host->next)
+		waits = host->section->verify_chain && (host->section->ocsp || host->section->ocsp_aia);
+	return waits;
 }
 
 static bool init_services(struct generation *g, const struct section *s)

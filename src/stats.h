@@ -16,6 +16,7 @@
 #define STATS_COUNTERS(X)                                                                                            \
 	X(accepted, "connections_accepted_total", "counter", "Connections accepted")                                 \
 	X(active, "connections_active", "gauge", "Connections open now")                                             \
+	X(switched, "connections_switched_total", "counter", "Connections that came from another service by their server name") \
 	X(rejected, "connections_rejected_total", "counter", "Connections refused because of the client limit")      \
 	X(failed, "connections_failed_total", "counter", "Connections that ended with an error")                     \
 	X(handshakes_full, "handshakes_full_total", "counter", "TLS handshakes completed with a new session")        \

@@ -8,6 +8,7 @@
 #include "record_keyed.h"
 #include "record_openssl.h"
 #include "tls_context.h"
+#include "tls_hello.h"
 #include "tls_sessions.h"
 
 #include <arpa/inet.h>
@@ -17,8 +18,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
 
 /* "func@file:line: error:0A000126:SSL routines::unexpected eof while reading: data" */
 static void error_text(char *text, size_t size, unsigned long code, const char *file, int line, const char *func,
@@ -58,23 +57,31 @@ void tls_log_failure(const struct tls *tls, const char *what)
 	ERR_clear_error();
 }
 
-/*
- * The name to ask for: the section's `sni`, else the host of its first `connect`. RFC 6066 section 3 has no place for IP addresses.
- * Returns false without memory for it.
- */
+/* RFC 6066 section 3 has no place for IP addresses: neither those of inet(3), such as 127.1, nor IPv6 with brackets or a zone. */
+static bool is_address(const char *name)
+{
+	struct in_addr ip;
+
+	return strchr(name, ':') || inet_aton(name, &ip);
+}
+
+/* The name to ask for: the section's `sni`, else the host of its first `connect`. Without the dot at its end (RFC 6066 section 3). Returns false without memory for it. */
 static bool set_server_name(struct tls *tls)
 {
 	const struct section *section = tls->section;
 	const char *spec = section->connect.count ? section->connect.texts[0] : "";
 	const char *colon = strrchr(spec, ':');
-	char name[256] = "";
-	struct in6_addr ip;
+	char name[SERVER_NAME_MAX + 1] = "";
+	size_t len;
 
 	if (section->sni)
 		snprintf(name, sizeof(name), "%s", section->sni);
 	else if (colon && *spec != '/' && *spec != '@')
 		snprintf(name, sizeof(name), "%.*s", (int)(colon - spec), spec);
-	if (!*name || *name == '[' || inet_pton(AF_INET, name, &ip) == 1 || inet_pton(AF_INET6, name, &ip) == 1) {
+	len = strlen(name);
+	if (len && name[len - 1] == '.')
+		name[len - 1] = '\0';
+	if (!*name || is_address(name)) {
 		tls_log(tls, LOG_DEBUG, "SNI: extension disabled");
 		return true;
 	}
@@ -82,18 +89,13 @@ static bool set_server_name(struct tls *tls)
 	return SSL_set_tlsext_host_name(tls->ssl, name) == 1;
 }
 
-int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out,
-              const char *destination)
+/* The SSL object, over our queues. */
+static int begin_openssl(struct tls *tls, struct tls_context *context)
 {
 	BIO *bio;
 
 	tls->context = context;
 	tls->section = context->section;
-	tls->destination = destination;
-	tls->record.engine = &record_openssl;
-	tls->record.bufs = bufs;
-	tls->record.in = in;
-	tls->record.out = out;
 	ERR_clear_error();
 	tls->ssl = SSL_new(context->ctx);
 	if (!tls->ssl || !SSL_set_app_data(tls->ssl, tls)) /* the callbacks count on it */
@@ -102,7 +104,24 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 	if (!bio)
 		return -ENOMEM;
 	SSL_set_bio(tls->ssl, bio, bio);
+	return 0;
+}
+
+int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out,
+              const char *destination)
+{
+	int error;
+
+	tls->destination = destination;
+	tls->record.engine = &record_openssl;
+	tls->record.bufs = bufs;
+	tls->record.in = in;
+	tls->record.out = out;
+	error = begin_openssl(tls, context);
+	if (error)
+		return error;
 	tls->handshaking = true;
+	tls->keep_hello = tls->section->hosts != NULL;
 	if (tls->section->client) {
 		SSL_set_connect_state(tls->ssl);
 		if (!set_server_name(tls))
@@ -112,6 +131,14 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 		SSL_set_accept_state(tls->ssl);
 	}
 	return 0;
+}
+
+/* What was kept of the ClientHello, in case that another section is chosen. */
+static void forget_hello(struct tls *tls)
+{
+	tls->keep_hello = false;
+	if (tls->record.bufs)
+		queue_clear(&tls->hello, tls->record.bufs);
 }
 
 static void log_peer_key(struct tls *tls)
@@ -162,13 +189,18 @@ enum tls_progress tls_handshake(struct tls *tls)
 
 	ERR_clear_error();
 	code = SSL_do_handshake(tls->ssl);
+	if (tls->greeted && !tls->chosen)
+		forget_hello(tls);
 	if (code == 1) {
 		tls->handshaking = false;
 		log_established(tls);
 		return TLS_DONE;
 	}
-	if (SSL_get_error(tls->ssl, code) == SSL_ERROR_WANT_READ)
-		return TLS_WANTS_BYTES;
+	switch (SSL_get_error(tls->ssl, code)) {
+	case SSL_ERROR_WANT_READ: return TLS_WANTS_BYTES;
+	case SSL_ERROR_WANT_CLIENT_HELLO_CB: return TLS_CHOSE;
+	default: break;
+	}
 	tls_log_failure(tls, tls->section->client ? "SSL_connect" : "SSL_accept");
 	return TLS_FAILED;
 }
@@ -186,6 +218,22 @@ static void end_openssl(struct tls *tls)
 	SSL_free(tls->ssl);
 	tls->ssl = NULL;
 	OPENSSL_cleanse(&tls->traffic, sizeof(tls->traffic));
+}
+
+int tls_switch(struct tls *tls, struct tls_context *context)
+{
+	struct queue rest = *tls->record.in;
+	int error;
+
+	end_openssl(tls);
+	tls->keep_hello = false;
+	*tls->record.in = tls->hello;
+	tls->hello = (struct queue){0};
+	queue_move(tls->record.in, &rest);
+	error = begin_openssl(tls, context);
+	if (!error)
+		SSL_set_accept_state(tls->ssl);
+	return error;
 }
 
 /* True if only OpenSSL can do what the connection's section and version want. */
@@ -267,7 +315,8 @@ void tls_log_ktls(const struct tls *tls, enum ktls_direction direction, enum ktl
 {
 	static atomic_uint met;
 	/* The others are no news, or have been said at start. */
-	const unsigned news = 1u << KTLS_VERSION | 1u << KTLS_CIPHER | 1u << KTLS_OPTIONS | 1u << KTLS_FRAGMENT | 1u << KTLS_REFUSED;
+	const unsigned news =
+		1u << KTLS_VERSION | 1u << KTLS_CIPHER | 1u << KTLS_OPTIONS | 1u << KTLS_FRAGMENT | 1u << KTLS_REFUSED;
 	unsigned bit = news & 1u << outcome;
 	bool first = bit && !(atomic_fetch_or(&met, bit) & bit);
 	const char *detail = "";
@@ -309,6 +358,7 @@ enum record_result tls_read_failed(struct tls *tls, int error, bool *own)
 void tls_end(struct tls *tls)
 {
 	end_openssl(tls);
+	forget_hello(tls);
 	keyed_free(tls->keyed);
 	tls->keyed = NULL;
 }

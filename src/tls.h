@@ -74,11 +74,15 @@ struct tls {
 	const char *log_id;      /* of the connection, for log lines */
 	const struct addr *peer; /* the client's address, which ends TLS error lines */
 	bool handshaking;
+	bool greeted;            /* server mode: a ClientHello has been looked at */
+	bool keep_hello;         /* server mode with virtual hosts: `hello` is being filled, in case that one of them is chosen */
 	bool alert_sent;         /* fatal */
 	bool alert_received;     /* fatal */
 	bool renegotiating;      /* the peer asked, and the section says no */
 	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
 	struct tls_context *context;
+	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
+	struct queue hello;           /* what the client has sent until then */
 };
 
 /*
@@ -90,12 +94,19 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 
 enum tls_progress {
 	TLS_DONE,
+	TLS_CHOSE,       /* server mode: the client's server name belongs to the section `chosen`: tls_switch() to its context, and call again */
 	TLS_WANTS_BYTES, /* send what is in `out`, append what comes to `in`, and call again */
 	TLS_FAILED,      /* logged; `out` may hold an alert that should still be sent */
 };
 
 /* Takes the handshake as far as it goes. (deep) */
 enum tls_progress tls_handshake(struct tls *tls);
+
+/*
+ * Server mode: begins anew, with all that the client has sent, in the context of the section that it chose. Nothing of the first context is left in
+ * the connection. Returns 0 or -ENOMEM. (deep)
+ */
+int tls_switch(struct tls *tls, struct tls_context *context);
 
 /* True when the handshake resumed a session. */
 bool tls_resumed(const struct tls *tls);

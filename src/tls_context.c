@@ -6,6 +6,7 @@
 
 #include "log.h"
 #include "record_openssl.h"
+#include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_sessions.h"
 
@@ -252,6 +253,8 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_use_certificate", NULL);
 		return false;
 	}
+	if (!section->client)
+		tls_hello_install(ctx);
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
 	SSL_CTX_set_keylog_callback(ctx, keylog);

@@ -5,6 +5,7 @@
 #ifndef TLSPLICE_TLS_CONTEXT_H
 #define TLSPLICE_TLS_CONTEXT_H
 
+#include "log.h"
 #include "tls.h"
 
 #include <openssl/types.h>
@@ -18,6 +19,9 @@ struct tls_context {
 	const struct section *section;
 	struct tls_sessions *sessions;
 };
+
+/* A line of the connection, if its section wants lines of that level. */
+#define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
 
 /* Logs a session's id at LOG_INFO, if it has one. */
 void tls_log_session_id(const struct tls *tls, const struct ssl_session_st *session);

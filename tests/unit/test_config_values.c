@@ -382,8 +382,6 @@ Test(config_values, endpoints)
 
 Test(config_values, sni_of_servers)
 {
-	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = s:*.example.com\n",
-	        "descriptor 77:8: \"sni = s:*.example.com\": " NOT_BUILT("sni"));
 	refused(CLIENT "[t]\ncert = c\nconnect = 1\nsni = s:x\n", "[!] Service [t]: SNI primary service is a TLS client\n");
 	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = x:x\n", "[!] Service [t]: SNI section name not found\n");
 }
