@@ -137,6 +137,12 @@ struct section {
 	const char *canonical;
 };
 
+/* Whether a peer's certificate decides. */
+static inline bool section_verifies(const struct section *section)
+{
+	return section->verify_chain || section->verify_peer;
+}
+
 struct config {
 	struct globals global;
 	struct section *sections; /* in file order; never empty */

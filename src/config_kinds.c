@@ -5,6 +5,7 @@
  */
 #include "config_table.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -174,8 +175,8 @@ static const struct word transparent_words[] = {{"none", TRANSPARENT_NONE},
                                                 {"yes", TRANSPARENT_SOURCE},
                                                 {0}};
 
-static const struct word ktls_words[] = {
-	{"auto", KTLS_AUTO}, {"yes", KTLS_YES}, {"no", KTLS_NO}, {"tx", KTLS_TX}, {"rx", KTLS_RX}, {0}};
+static const struct word ktls_words[] = {{"auto", KTLS_AUTO}, {"yes", KTLS_YES}, {"no", KTLS_NO},
+                                         {"tx", KTLS_TX},     {"rx", KTLS_RX},   {0}};
 static const struct word relay_words[] = {
 	{"auto", RELAY_AUTO}, {"copy", RELAY_COPY}, {"splice", RELAY_SPLICE}, {"uring-splice", RELAY_URING_SPLICE}, {0}};
 
@@ -328,9 +329,19 @@ static const char *parse_admin(struct reading *reading, const struct option *row
 	return parse_text(reading, row, base, value);
 }
 
+static const char *parse_ip(struct reading *reading, const struct option *row, void *base, const char *value)
+{
+	unsigned char ip[sizeof(struct in6_addr)];
+
+	if (inet_pton(AF_INET, value, ip) != 1 && inet_pton(AF_INET6, value, ip) != 1)
+		return row->error; /* it would never match */
+	return parse_texts(reading, row, base, value);
+}
+
 const struct option_kind kind_accept = {parse_accept, print_texts, NULL};
 const struct option_kind kind_connect = {parse_connect, print_texts, NULL};
 const struct option_kind kind_redirect = {parse_redirect, print_texts, NULL};
 const struct option_kind kind_local = {parse_local, print_text, NULL};
 const struct option_kind kind_sessiond = {parse_sessiond, print_text, NULL};
+const struct option_kind kind_ip = {parse_ip, print_texts, NULL};
 const struct option_kind kind_admin = {parse_admin, print_text, NULL};

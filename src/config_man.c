@@ -24,6 +24,12 @@ const struct config_note config_notes[] = {
          "From 1 to 1024; `auto` is one for each CPU that the process may run on. A reload does not change the number."},
 	{"accept", "A service starts when at least one of its addresses could be bound. "
                    "The socket file of a process that is gone is removed first. See ADDRESSES."},
+	{"CApath", "The files are named as `openssl rehash` does. They are looked for during handshakes; the names of the CAs "
+                   "are read at start."},
+	{"CAfile", "PEM. It may hold revocation lists too. A server tells clients the names of the CAs that it knows. "
+                   "The certificates also complete the chain of `cert`."},
+	{"CAstore", "A URI of OpenSSL, such as `file:/etc/ssl/certs`. It is read as a whole at start; one that cannot be read "
+                    "ends the start."},
 	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
                  "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters. "
                  "A further `cert` with a key of its own, such as RSA beside ECDSA, is one more certificate to choose from; "
@@ -33,12 +39,25 @@ const struct config_note config_notes[] = {
 	{"certReload",
          "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, symbolic links on the way to them too. "
          "A second after the last change they are loaded, all of the section together, and serve new connections; "
-         "established ones, tickets and sessions are not touched. "
+         "established ones are not touched, nor are tickets and sessions unless CAs or CRLs have changed. "
          "If they cannot be used the old ones stay, with a warning that says why. "
          "Pass phrases are not asked for: one that was given at start is tried. "
          "A reload (SIGHUP) loads the files at once, with or without this option."},
+	{"checkEmail",
+         "One match of any value of `checkHost`, `checkEmail` and `checkIP` is enough. They need `verifyChain` or `verifyPeer`."},
+	{"checkHost", "The certificate may have a `*` for its first label, or for a part of it. "
+                      "A value that begins with a dot stands for all names below it. "
+                      "The common name counts if the certificate has no DNS name. See `checkEmail`."},
+	{"checkIP", "See `checkEmail`."},
 	{"config", "The commands are those that SSL_CONF_cmd(3) knows in files."},
 	{"connect", "Each address that a name stands for counts. See ADDRESSES and `failover`."},
+	{"CRLpath", "The files are named as `openssl rehash` does, and looked for during handshakes; one that has been changed "
+                    "is read again. "
+                    "See `CRLfile`."},
+	{"CRLfile", "PEM, read at start. With `CRLfile` or `CRLpath` a peer is refused if its certificate is revoked, or if "
+                    "there is no valid list of "
+                    "its issuer."},
+	{"CRLcheckChain", "Without it only the peer's own certificate is looked for. It needs `verifyChain`."},
 	{"curves", "Where OpenSSL has it, X25519MLKEM768 comes first unless this option is given."},
 	{"debug", "Levels are 0 to 7, or `emerg`, `alert`, `crit`, `err`, `warning`, `notice`, `info` and `debug`. "
                   "The level of a section holds for the lines of its connections."},
@@ -74,6 +93,7 @@ const struct config_note config_notes[] = {
                   "it, which takes a thread of the "
                   "kernel for each splice. `auto` is `splice`."},
 	{"renegotiation", "It exists in TLS 1.2 and older. With `no` a connection whose peer tries it is ended."},
+	{"requireCert", "`verifyChain` and `verifyPeer` imply it, `redirect` takes it back."},
 	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
                   "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},
 	{"securityLevel", "Unless it is given it is what openssl.cnf says, but at least 2."},
@@ -96,7 +116,14 @@ const struct config_note config_notes[] = {
 	{"TIMEOUTbusy", "It is a deadline for the whole handshake."},
 	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
 	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},
-	{"verify", "Obsolete: `verifyChain` and `verifyPeer` say it more clearly."},
+	{"verify",
+         "Obsolete: `verifyChain` and `verifyPeer` say it more clearly. 0 asks for a certificate and does not look at it, "
+         "1 verifies the chain of one that is there, 2 is `verifyChain`, 3 is both, 4 is `verifyPeer`."},
+	{"verifyChain", "The chain must lead to a self-signed certificate of `CAfile`, `CApath` or `CAstore`. "
+                        "A client should say with `checkHost` or `checkIP` whom it wants to talk to."},
+	{"verifyPeer",
+         "A certificate of the same subject and the same key must be among those of `CAfile`, `CApath` and `CAstore`. "
+         "No chain is needed, but the certificate must not have expired."},
 };
 const size_t config_note_count = sizeof(config_notes) / sizeof(*config_notes);
 

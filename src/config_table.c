@@ -74,43 +74,18 @@ static bool asks_socket_group(const struct global_options *global, const struct 
 	return has_unix_accept(service) && !is_root(service->setgid);
 }
 
-/* CA files, subject checks and revocation do nothing unless something verifies: then that option is named. */
+/* It does nothing unless the section asks a responder: then that option is named. */
 static bool asks_check(const struct global_options *global, const struct service_options *service)
 {
 	(void)global, (void)service;
 	return false;
 }
 
-static bool asks_verify_chain(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.verify_chain;
-}
-
-static bool asks_verify_peer(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.verify_peer;
-}
-
-/* A server that requests a certificate sends another handshake; a client has its server's certificate anyway. */
-static bool asks_verify(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.verify_chain || service->pub.verify_peer || (service->pub.request_cert && !service->pub.client);
-}
-
-static bool asks_require_cert(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.require_cert && !service->pub.client;
-}
-
 /* Every server section with a certificate may staple an OCSP answer: there these act without any verification. */
 static bool asks_ocsp_aia(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;
-	return service->pub.ocsp_aia && !service->pub.client;
+	return service->pub.ocsp_aia && (!service->pub.client || service->pub.verify_chain);
 }
 
 static bool asks_ocsp_nonce(const struct global_options *global, const struct service_options *service)

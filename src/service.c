@@ -19,12 +19,20 @@ static const struct section *section_of(const struct config *config, const struc
 	return NULL;
 }
 
-/* Tickets and sessions of the same section in the generation before. */
-static struct tls_sessions *sessions_for(const struct section *section, const struct generation *previous)
+/* The same section in the generation before, or NULL. */
+static const struct common *common_before(const struct section *section, const struct generation *previous)
 {
 	const struct section *old = previous ? section_of(previous->config, section) : NULL;
 
-	return old ? tls_sessions_ref(previous->commons[old->index].sessions) : tls_sessions_new(section);
+	return old ? &previous->commons[old->index] : NULL;
+}
+
+/* Tickets and sessions of the section before, unless others are trusted now: a session would spare its peer the new checks. */
+static struct tls_sessions *sessions_for(const struct section *section, const struct tls_trust *trust, const struct common *old)
+{
+	if (old && tls_trust_equal(trust, old->trust))
+		return tls_sessions_ref(old->sessions);
+	return tls_sessions_new(section);
 }
 
 static bool resolve_accept(const struct section *s, struct common *common)
@@ -72,21 +80,50 @@ static bool resolve_local(const struct section *s, struct upstream *upstream)
 }
 
 /* One SSL_CTX for each worker. */
-static bool make_contexts(struct generation *g, const struct section *s, struct tls_library *const *libraries)
+static bool make_contexts(struct generation *g, const struct section *s, const struct tls_identity *identity,
+                          struct tls_library *const *libraries)
 {
-	struct tls_identity *identity = tls_identity_load(s);
-	bool ok = identity != NULL;
+	const struct common *common = &g->commons[s->index];
+	bool ok = true;
 
 	for (unsigned w = 0; ok && w < g->workers; w++) {
 		struct service *service = &g->sets[w].services[s->index];
 
-		service->tls = tls_context_new(s, identity, g->commons[s->index].sessions, libraries[w], w == 0);
+		service->tls = tls_context_new(s, identity, common->trust, common->sessions, libraries[w], w == 0);
 		ok = service->tls != NULL;
 	}
+	return ok;
+}
+
+/* Who we are, who is trusted, what was agreed with peers before (`old`, or NULL), and contexts of all that. */
+static bool init_tls(struct generation *g, const struct section *s, const struct common *old,
+                     struct tls_library *const *libraries)
+{
+	struct tls_identity *identity = tls_identity_load(s);
+	struct common *common = &g->commons[s->index];
+	bool ok;
+
+	common->trust = identity ? tls_trust_load(s) : NULL;
+	common->sessions = common->trust ? sessions_for(s, common->trust, old) : NULL;
+	ok = common->sessions && make_contexts(g, s, identity, libraries);
 	tls_identity_free(identity);
 	if (!ok)
 		log_global(LOG_ERR, "Service [%s]: Failed to initialize TLS context", s->name);
 	return ok;
+}
+
+static void end_tls(struct generation *g, const struct section *s)
+{
+	struct common *common = &g->commons[s->index];
+
+	for (unsigned w = 0; w < g->workers; w++) {
+		tls_context_free(g->sets[w].services[s->index].tls);
+		g->sets[w].services[s->index].tls = NULL;
+	}
+	tls_sessions_unref(common->sessions);
+	common->sessions = NULL;
+	tls_trust_unref(common->trust);
+	common->trust = NULL;
 }
 
 /* True if something within OpenSSL's handshake of the section, or of a virtual host of it, may have to wait: an OCSP responder's answer. */
@@ -120,15 +157,11 @@ static bool init_section(struct generation *g, const struct section *s, const st
 {
 	struct common *common = &g->commons[s->index];
 
-	common->sessions = sessions_for(s, previous);
-	if (!common->sessions) {
-		log_global(LOG_ERR, "Service [%s]: no memory for its sessions", s->name);
-		return false;
-	}
 	if (!init_services(g, s))
 		return false;
 	resolve_connect(s, &common->upstream);
-	return resolve_accept(s, common) && resolve_local(s, &common->upstream) && make_contexts(g, s, libraries);
+	return resolve_accept(s, common) && resolve_local(s, &common->upstream) &&
+	       init_tls(g, s, common_before(s, previous), libraries);
 }
 
 /* An empty generation. The configuration becomes its own, also on failure. */
@@ -178,7 +211,6 @@ struct generation *generation_new(struct config *config, const struct generation
 /* What does not come from files is taken over as it is. */
 static bool copy_common(struct common *common, const struct common *old)
 {
-	common->sessions = tls_sessions_ref(old->sessions);
 	common->upstream.delay = old->upstream.delay;
 	common->upstream.next = atomic_load(&old->upstream.next);
 	return addr_list_copy(&common->accept, &old->accept) == 0 &&
@@ -186,24 +218,27 @@ static bool copy_common(struct common *common, const struct common *old)
 	       addr_list_copy(&common->upstream.local, &old->upstream.local) == 0;
 }
 
-static void keep_contexts(struct generation *g, const struct generation *current, const struct section *s)
+static void keep_tls(struct generation *g, const struct generation *current, const struct section *s)
 {
-	for (unsigned w = 0; w < g->workers; w++) {
-		struct service *service = &g->sets[w].services[s->index];
+	struct common *common = &g->commons[s->index];
+	const struct common *old = &current->commons[s->index];
 
-		tls_context_free(service->tls);
-		service->tls = tls_context_ref(current->sets[w].services[s->index].tls);
-	}
+	end_tls(g, s);
+	common->trust = tls_trust_ref(old->trust);
+	common->sessions = tls_sessions_ref(old->sessions);
+	for (unsigned w = 0; w < g->workers; w++)
+		g->sets[w].services[s->index].tls = tls_context_ref(current->sets[w].services[s->index].tls);
 }
 
 /* What would be an error at start is none: the old certificates go on. */
-static bool renew_contexts(struct generation *g, const struct section *s, struct tls_library *const *libraries)
+static bool renew_tls(struct generation *g, const struct section *s, const struct common *old,
+                      struct tls_library *const *libraries)
 {
 	bool ok;
 
 	tls_may_ask(false);
 	log_soften(LOG_WARNING);
-	ok = make_contexts(g, s, libraries);
+	ok = init_tls(g, s, old, libraries);
 	log_soften(LOG_EMERG);
 	tls_may_ask(true);
 	if (ok)
@@ -221,10 +256,10 @@ struct generation *generation_renew(const struct generation *current, const bool
 
 	for (const struct section *s = ok ? g->config->sections : NULL; ok && s; s = s->next) {
 		ok = init_services(g, s) && copy_common(&g->commons[s->index], &current->commons[s->index]);
-		if (ok && changed[s->index] && renew_contexts(g, s, libraries))
+		if (ok && changed[s->index] && renew_tls(g, s, &current->commons[s->index], libraries))
 			any = true;
 		else if (ok)
-			keep_contexts(g, current, s);
+			keep_tls(g, current, s);
 	}
 	if (!ok)
 		log_global(LOG_WARNING, "No memory to load changed files of certificates");
@@ -248,6 +283,7 @@ void generation_free(struct generation *g)
 		addr_list_free(&g->commons[i].upstream.addrs);
 		addr_list_free(&g->commons[i].upstream.local);
 		tls_sessions_unref(g->commons[i].sessions);
+		tls_trust_unref(g->commons[i].trust);
 	}
 	free(g->sets);
 	free(g->commons);

@@ -44,6 +44,7 @@ struct service_set {
 struct common {
 	struct addr_list accept;
 	struct upstream upstream;
+	struct tls_trust *trust;
 	struct tls_sessions *sessions;
 };
 

@@ -10,6 +10,7 @@
 #include "tls_context.h"
 #include "tls_hello.h"
 #include "tls_sessions.h"
+#include "tls_verify.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -122,6 +123,7 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 		return error;
 	tls->handshaking = true;
 	tls->keep_hello = tls->section->hosts != NULL;
+	verify_announce(tls);
 	if (tls->section->client) {
 		SSL_set_connect_state(tls->ssl);
 		if (!set_server_name(tls))

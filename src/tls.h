@@ -21,6 +21,7 @@ struct keyed;
 struct tls_library;
 struct tls_identity;
 struct tls_sessions;
+struct tls_trust;
 struct tls_context;
 
 /*
@@ -48,6 +49,17 @@ void tls_may_ask(bool yes);
 void tls_forget_passphrase(void);
 
 /*
+ * Reads a section's CA certificates and revocation lists, and says what the section lacks of checks. Returns NULL after logging why. Reference counted:
+ * the contexts made from it keep it.
+ */
+struct tls_trust *tls_trust_load(const struct section *section);
+struct tls_trust *tls_trust_ref(struct tls_trust *trust);
+void tls_trust_unref(struct tls_trust *trust);
+
+/* True if both decide alike about every peer, as far as that is known when a section is loaded: same options, CA certificates, revocation lists. */
+bool tls_trust_equal(const struct tls_trust *one, const struct tls_trust *other);
+
+/*
  * What all workers share of a section, and what outlives a reload that leaves the section unchanged: ticket keys, the server's session cache,
  * the client's sessions by destination. Reference counted.
  */
@@ -59,7 +71,7 @@ void tls_sessions_unref(struct tls_sessions *sessions);
  * Makes the SSL_CTX of a section for one worker. Returns NULL after logging why. `announce`: log at LOG_INFO what is configured (once, not per worker).
  * The section and the sessions must outlive the context.
  */
-struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity,
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_trust *trust,
                                     struct tls_sessions *sessions, struct tls_library *library, bool announce);
 struct tls_context *tls_context_ref(struct tls_context *context); /* one more owner: it goes with the last */
 void tls_context_free(struct tls_context *context);
@@ -79,6 +91,8 @@ struct tls {
 	bool alert_sent;         /* fatal */
 	bool alert_received;     /* fatal */
 	bool renegotiating;      /* the peer asked, and the section says no */
+	bool authenticated;      /* its certificate passed every check of this handshake; false when resumed */
+	bool accepted, rejected; /* while they go on: the peer's own certificate passed; something did not */
 	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
 	struct tls_context *context;
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */

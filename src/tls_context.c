@@ -9,6 +9,7 @@
 #include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_sessions.h"
+#include "tls_trust.h"
 
 #include <openssl/conf.h>
 #include <openssl/err.h>
@@ -223,8 +224,6 @@ static void announce_context(SSL_CTX *ctx, const struct section *section)
 	log_global(LOG_DEBUG, "TLS options: 0x%llx (+0x%llx, -0x%llx)", (unsigned long long)SSL_CTX_get_options(ctx),
 	           (unsigned long long)section->options_set, (unsigned long long)section->options_clear);
 	log_global(LOG_INFO, "Session resumption %s", section->session_resume ? "enabled" : "disabled");
-	if (section->client)
-		log_global(LOG_WARNING, "Service [%s] needs authentication to prevent MITM attacks", section->name);
 }
 
 static bool context_fill(struct tls_context *context, const struct section *section, const struct tls_identity *identity,
@@ -255,13 +254,17 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	}
 	if (!section->client)
 		tls_hello_install(ctx);
+	if (!tls_trust_install(context, library->context)) {
+		tls_log_errors(LOG_ERR, NULL, "X509_STORE_new", NULL);
+		return false;
+	}
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
 	SSL_CTX_set_keylog_callback(ctx, keylog);
-	return set_config(ctx, section);
+	return set_config(ctx, section) && tls_trust_check(context);
 }
 
-struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity,
+struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_trust *trust,
                                     struct tls_sessions *sessions, struct tls_library *library, bool announce)
 {
 	struct tls_context *context = calloc(1, sizeof(*context));
@@ -273,6 +276,7 @@ struct tls_context *tls_context_new(const struct section *section, const struct 
 		goto failed;
 	context->section = section;
 	context->sessions = tls_sessions_ref(sessions);
+	context->trust = tls_trust_ref(trust);
 	ERR_clear_error();
 	context->ctx = SSL_CTX_new_ex(library->context, NULL, section->client ? TLS_client_method() : TLS_server_method());
 	if (!context->ctx) {
@@ -301,5 +305,6 @@ void tls_context_free(struct tls_context *context)
 		return;
 	SSL_CTX_free(context->ctx);
 	tls_sessions_unref(context->sessions);
+	tls_trust_unref(context->trust);
 	free(context);
 }

@@ -18,6 +18,8 @@ struct tls_context {
 	SSL_CTX *ctx;
 	const struct section *section;
 	struct tls_sessions *sessions;
+	struct tls_trust *trust;
+	struct x509_lookup_st *ca_finder, *ca_directory; /* where its store looks certificates up; the latter only with CApath */
 };
 
 /* A line of the connection, if its section wants lines of that level. */

@@ -76,9 +76,10 @@ SECTION = [
     ("verify = -1", "Bad verify level"),
     ("verify = 4", NO_CA),
     ("verifyPeer = yes", NO_CA),
-    ("verifyPeer = yes\nCAfile = /dev/null", not_built("verifyPeer")),
+    ("verifyPeer = yes\nCAfile = {ca}", OK),
+    ("verifyPeer = yes\nCAfile = /dev/null", CONTEXT),
     ("verifyPeer = no", OK),
-    ("requireCert = yes", not_built("requireCert")),
+    ("requireCert = yes", OK),
     ("checkHost = a", '[!] Service [s]: Either "verifyChain" or "verifyPeer" has to be enabled'),
     ("retry = 0", OK),
     ("retry = -1", "Illegal retry delay"),
@@ -128,7 +129,7 @@ SECTION = [
     ("client = yes\nredirect = 127.0.0.1:1", '[!] Service [s]: "redirect" is unsupported in client sections'),
     ("OCSPflag = BAD", "Illegal OCSP flag"),
     ("OCSP = foo", '[!] Service [s]: "verifyChain" has to be enabled for OCSP support'),
-    ("verifyChain = yes\nOCSP = http://127.0.0.1:1/\nCAfile = /dev/null", not_built("verifyChain")),
+    ("verifyChain = yes\nOCSP = http://127.0.0.1:1/\nCAfile = /dev/null", '[!] CONFIG:9: "OCSP = http://127.0.0.1:1/": ' + not_built("OCSP")),
     ("OCSP = http://127.0.0.1:1/", '[!] Service [s]: "verifyChain" has to be enabled for OCSP support'),
     ("PSKidentity = a", OK),
     ("PSKsecrets = /dev/null", not_built("PSKsecrets")),
@@ -164,11 +165,11 @@ SECTION = [
     ("delay = yes\nfailover = rr", OK),
     ("transport = udp", not_built("transport")),
     ("CRLcheckChain = yes", '[!] Service [s]: "verifyChain" has to be enabled for "CRLcheckChain"'),
-    ("CAstore = file:/nonexist", OK),
+    ("CAstore = file:/nonexist", "[!] Failed to load CA certificates from: file:/nonexist"),
     ("CAengine = x", not_built("CAengine")),
     ("iconIdle = x", UNKNOWN),
     ("service = foo", OK),
-    ("client = yes\nverifyChain = yes\nCAfile = /dev/null", '[!] CONFIG:9: "verifyChain = yes": ' + not_built("verifyChain")),
+    ("client = yes\nverifyChain = yes\nCAfile = {ca}", OK),
     ("exec = /nonexist", ENDPOINTS),
     ("client = perhaps", YES_NO),
     ("EGD = /x", UNKNOWN),
@@ -218,6 +219,7 @@ def test_global_value(lines, expected, pki, tmp_path):
 
 @pytest.mark.parametrize("lines, expected", SECTION, ids=[lines.replace("\n", " // ") for lines, _ in SECTION])
 def test_section_value(lines, expected, pki, tmp_path):
+    lines = lines.format(ca=pki.ca)
     judge(config_text("", lines, pki), lines, 8, expected, tmp_path)
 
 

@@ -44,12 +44,14 @@ static int pem_new(void)
 static struct tls_context *context_new(const struct section *section, struct tls_library *library)
 {
 	struct tls_identity *identity = tls_identity_load(section);
+	struct tls_trust *trust = tls_trust_load(section);
 	struct tls_sessions *sessions = tls_sessions_new(section);
-	struct tls_context *context = identity ? tls_context_new(section, identity, sessions, library, false) : NULL;
+	struct tls_context *context = identity && trust ? tls_context_new(section, identity, trust, sessions, library, false) : NULL;
 
 	if (!context)
 		abort();
 	tls_identity_free(identity);
+	tls_trust_unref(trust);
 	tls_sessions_unref(sessions);
 	return context;
 }

@@ -115,6 +115,7 @@ static inline void peer_open(const struct suite *suite, void (*tweak)(SSL_CTX *c
 static inline void us_open(const char *options)
 {
 	struct tls_identity *identity;
+	struct tls_trust *trust;
 
 	if (us.client)
 		us.config = load_format("debug = debug\n[c]\nclient = yes\naccept = 127.0.0.1:1\nconnect = localhost:2\n%s\n",
@@ -124,8 +125,11 @@ static inline void us_open(const char *options)
 		                        scratch("a.pem"), options);
 	identity = tls_identity_load(us.config->sections);
 	us.sessions = tls_sessions_new(us.config->sections);
-	us.context = tls_context_new(us.config->sections, identity, us.sessions, us.library, false);
+	trust = tls_trust_load(us.config->sections);
+	cr_assert_not_null(trust);
+	us.context = tls_context_new(us.config->sections, identity, trust, us.sessions, us.library, false);
 	tls_identity_free(identity);
+	tls_trust_unref(trust);
 	cr_assert_not_null(us.context);
 	us.tls = (struct tls){.log_id = "test", .peer = &address};
 	cr_assert_eq(tls_start(&us.tls, us.context, &bufs, &us.in, &us.out, ""), 0);

@@ -149,11 +149,13 @@ static struct bufs bufs;
 static struct tls_context *context_new(const struct section *section, struct tls_library *library)
 {
 	struct tls_identity *identity = tls_identity_load(section);
+	struct tls_trust *trust = tls_trust_load(section);
 	struct tls_sessions *sessions = tls_sessions_new(section);
-	struct tls_context *context = tls_context_new(section, identity, sessions, library, false);
+	struct tls_context *context = tls_context_new(section, identity, trust, sessions, library, false);
 
 	cr_assert_not_null(context);
 	tls_identity_free(identity);
+	tls_trust_unref(trust);
 	tls_sessions_unref(sessions);
 	return context;
 }

@@ -31,11 +31,13 @@ static struct side client, server;
 static struct tls_context *context_new(const struct section *section, struct tls_sessions *sessions, unsigned worker)
 {
 	struct tls_identity *identity = tls_identity_load(section);
+	struct tls_trust *trust = tls_trust_load(section);
 	struct tls_context *context = NULL;
 
-	if (identity)
-		context = tls_context_new(section, identity, sessions, world.library[worker], worker == 0);
+	if (identity && trust)
+		context = tls_context_new(section, identity, trust, sessions, world.library[worker], worker == 0);
 	tls_identity_free(identity);
+	tls_trust_unref(trust);
 	cr_assert_not_null(context);
 	return context;
 }

@@ -1,0 +1,569 @@
+/*
+ * What a section trusts: CAfile, CApath, CAstore, CRLfile, CRLpath. See tls.h and tls_trust.h; tls_verify.c has the checks.
+ *
+ * Certificates are kept as DER, found by the hash of their subject, and become OpenSSL's objects in a worker when a handshake asks for them: decoding a
+ * machine's whole bundle (144 certificates) takes 15 ms, and would be done for each section and worker.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tls_trust.h"
+
+#include "log.h"
+#include "tls_context.h"
+#include "tls_crl_dir.h"
+#include "tls_verify.h"
+
+#include <dirent.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/store.h>
+#include <openssl/x509.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* A certificate of the store. */
+struct anchor {
+	unsigned long hash; /* of the subject */
+	unsigned char *der; /* with what `openssl x509 -addtrust` puts behind it */
+	int len;
+};
+
+struct tls_trust {
+	atomic_uint refs;
+	struct anchor *anchors; /* by hash; no two are the same */
+	size_t count;
+	STACK_OF(X509_CRL) * crls;
+	STACK_OF(X509_NAME) * names; /* of the CAs, for the log and for clients */
+	EVP_MD_CTX *digesting;       /* while loading */
+	unsigned char digest[TRUST_DIGEST];
+};
+
+/* --- what is in the files ----------------------------------------------------------------------------------------------------------- */
+
+static bool digest_bytes(struct tls_trust *t, const void *bytes, size_t n)
+{
+	uint64_t len = n; /* in front of it, so that no two lists of texts look the same */
+
+	return EVP_DigestUpdate(t->digesting, &len, sizeof(len)) && EVP_DigestUpdate(t->digesting, bytes, n);
+}
+
+static bool digest_text(struct tls_trust *t, const char *text)
+{
+	return digest_bytes(t, text ? text : "", text ? strlen(text) + 1 : 0);
+}
+
+static bool digest_texts(struct tls_trust *t, const struct texts *texts)
+{
+	bool ok = digest_bytes(t, &texts->count, sizeof(texts->count));
+
+	for (size_t i = 0; ok && i < texts->count; i++)
+		ok = digest_text(t, texts->texts[i]);
+	return ok;
+}
+
+/* A directory is looked into later; what it looks like now stands for what it holds. */
+static bool digest_directory(struct tls_trust *t, const char *path)
+{
+	DIR *dir = path ? opendir(path) : NULL;
+	uint64_t sum[2] = {0}; /* the order of the entries is of no meaning */
+	bool ok = digest_text(t, path);
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct stat st;
+
+		if (fstatat(dirfd(dir), entry->d_name, &st, 0) < 0 || !S_ISREG(st.st_mode))
+			continue;
+		sum[0] += st.st_ino * 31 + (uint64_t)st.st_size;
+		sum[1] += (uint64_t)st.st_mtim.tv_sec * 1000000007 + (uint64_t)st.st_mtim.tv_nsec;
+	}
+	if (dir)
+		closedir(dir);
+	return ok && digest_bytes(t, sum, sizeof(sum));
+}
+
+static bool digest_options(struct tls_trust *t, const struct section *s)
+{
+	const char flags[] = {s->client, s->request_cert, s->require_cert, s->verify_chain, s->verify_peer, s->crl_check_chain};
+
+	return digest_bytes(t, flags, sizeof(flags)) && digest_directory(t, s->ca_path) && digest_directory(t, s->crl_path) &&
+	       digest_texts(t, &s->check_host) && digest_texts(t, &s->check_email) && digest_texts(t, &s->check_ip);
+}
+
+static bool name_add(struct tls_trust *t, const X509 *cert)
+{
+	X509_NAME *name = X509_get_subject_name(cert);
+
+	for (int i = 0; i < sk_X509_NAME_num(t->names); i++)
+		if (X509_NAME_cmp(sk_X509_NAME_value(t->names, i), name) == 0)
+			return true;
+	name = X509_NAME_dup(name);
+	if (name && sk_X509_NAME_push(t->names, name))
+		return true;
+	X509_NAME_free(name);
+	return false;
+}
+
+static bool anchor_known(const struct tls_trust *t, const struct anchor *a)
+{
+	for (size_t i = 0; i < t->count; i++)
+		if (t->anchors[i].hash == a->hash && t->anchors[i].len == a->len &&
+		    memcmp(t->anchors[i].der, a->der, (size_t)a->len) == 0)
+			return true;
+	return false;
+}
+
+bool tls_trust_add(struct tls_trust *t, X509 *cert)
+{
+	struct anchor a = {.hash = X509_NAME_hash_ex(X509_get_subject_name(cert), NULL, NULL, NULL)};
+	struct anchor *grown;
+
+	a.len = i2d_X509_AUX(cert, &a.der);
+	if (a.len <= 0)
+		return false;
+	if (anchor_known(t, &a)) {
+		OPENSSL_free(a.der);
+		return true;
+	}
+	grown = realloc(t->anchors, (t->count + 1) * sizeof(*grown));
+	if (grown)
+		t->anchors = grown;
+	if (!grown || !name_add(t, cert) || !digest_bytes(t, a.der, (size_t)a.len)) {
+		OPENSSL_free(a.der);
+		return false;
+	}
+	t->anchors[t->count++] = a;
+	return true;
+}
+
+static bool crl_add(struct tls_trust *t, X509_CRL *crl)
+{
+	unsigned char *der = NULL;
+	int n = i2d_X509_CRL(crl, &der);
+	bool ok = n > 0 && digest_bytes(t, der, (size_t)n) && X509_CRL_up_ref(crl);
+
+	OPENSSL_free(der);
+	if (ok && !sk_X509_CRL_push(t->crls, crl)) {
+		X509_CRL_free(crl);
+		ok = false;
+	}
+	return ok;
+}
+
+/* Everything that a PEM file holds; NULL with the reason in the error queue. Keys among it are left alone. */
+static STACK_OF(X509_INFO) * read_pem(const char *file)
+{
+	BIO *bio = BIO_new_file(file, "r");
+	STACK_OF(X509_INFO) *infos = bio ? PEM_X509_INFO_read_bio_ex(bio, NULL, NULL, NULL, NULL, NULL) : NULL;
+
+	BIO_free(bio);
+	return infos;
+}
+
+enum wanted { CERTS = 1, CRLS = 2 };
+
+/* Adds what is wanted of a PEM file. Returns how many, or -1 with the reason in the error queue. */
+static int add_pem(struct tls_trust *t, const char *file, enum wanted wanted)
+{
+	STACK_OF(X509_INFO) *infos = read_pem(file);
+	int found = infos ? 0 : -1;
+
+	for (int i = 0; found >= 0 && i < sk_X509_INFO_num(infos); i++) {
+		const X509_INFO *info = sk_X509_INFO_value(infos, i);
+		bool cert = info->x509 && wanted & CERTS, crl = info->crl && wanted & CRLS;
+
+		if ((cert && !tls_trust_add(t, info->x509)) || (crl && !crl_add(t, info->crl)))
+			found = -1;
+		else
+			found += cert + crl;
+	}
+	sk_X509_INFO_pop_free(infos, X509_INFO_free);
+	return found;
+}
+
+/* A missing CAfile matters only to who verifies. */
+static bool load_ca_file(struct tls_trust *t, const struct section *s)
+{
+	int found;
+
+	if (!s->ca_file)
+		return true;
+	ERR_clear_error();
+	found = add_pem(t, s->ca_file, CERTS | CRLS);
+	if (found > 0)
+		return true;
+	if (found == 0)
+		log_global(section_verifies(s) ? LOG_ERR : LOG_WARNING, "No certificate in %s", s->ca_file);
+	tls_log_errors(section_verifies(s) ? LOG_ERR : LOG_WARNING, NULL, "SSL_CTX_load_verify_locations", NULL);
+	return !section_verifies(s);
+}
+
+/* The names of all certificates in the directory, whatever the files are called. The certificates themselves are looked up when they are needed. */
+static bool load_ca_path(struct tls_trust *t, const struct section *s)
+{
+	DIR *dir = s->ca_path ? opendir(s->ca_path) : NULL;
+	char path[PATH_MAX];
+	bool ok = true;
+
+	for (struct dirent *entry; ok && dir && (entry = readdir(dir));) {
+		STACK_OF(X509_INFO) * infos;
+
+		if (entry->d_name[0] == '.' || snprintf(path, sizeof(path), "%s/%s", s->ca_path, entry->d_name) >= PATH_MAX)
+			continue;
+		infos = read_pem(path);
+		for (int i = 0; ok && i < sk_X509_INFO_num(infos); i++)
+			if (sk_X509_INFO_value(infos, i)->x509)
+				ok = name_add(t, sk_X509_INFO_value(infos, i)->x509);
+		sk_X509_INFO_pop_free(infos, X509_INFO_free);
+	}
+	if (dir)
+		closedir(dir);
+	ERR_clear_error(); /* of files that hold something else */
+	return ok;
+}
+
+static bool load_ca_uri(struct tls_trust *t, const char *uri, bool below);
+
+/* What one step through a store found: a certificate, or, in a directory, the name of another store. */
+static bool add_store_info(struct tls_trust *t, OSSL_STORE_INFO *info, bool below)
+{
+	int type = OSSL_STORE_INFO_get_type(info);
+
+	if (type == OSSL_STORE_INFO_CERT)
+		return tls_trust_add(t, OSSL_STORE_INFO_get0_CERT(info));
+	if (type == OSSL_STORE_INFO_NAME && !below)
+		return load_ca_uri(t, OSSL_STORE_INFO_get0_NAME(info), true);
+	return true;
+}
+
+static bool load_ca_uri(struct tls_trust *t, const char *uri, bool below)
+{
+	OSSL_STORE_CTX *store = OSSL_STORE_open(uri, NULL, NULL, NULL, NULL);
+	bool ok = store != NULL;
+
+	if (store && !OSSL_STORE_expect(store, OSSL_STORE_INFO_CERT))
+		ERR_clear_error(); /* a directory: its entries are names */
+	while (ok && !OSSL_STORE_eof(store)) {
+		OSSL_STORE_INFO *info;
+
+		ERR_clear_error();
+		info = OSSL_STORE_load(store);
+		if (info)
+			ok = add_store_info(t, info, below);
+		else if (OSSL_STORE_error(store))
+			ok = below; /* a file of the directory that holds something else */
+		OSSL_STORE_INFO_free(info);
+		if (!info && below && !OSSL_STORE_eof(store))
+			break;
+	}
+	OSSL_STORE_close(store);
+	return ok;
+}
+
+/* It is read as a whole, now: what cannot be read must not look like a store that trusts nobody. */
+static bool load_ca_store(struct tls_trust *t, const struct section *s)
+{
+	size_t before = t->count;
+
+	if (!s->ca_store)
+		return true;
+	ERR_clear_error();
+	if (load_ca_uri(t, s->ca_store, false) && t->count > before)
+		return true;
+	if (ERR_peek_error())
+		tls_log_errors(LOG_ERR, NULL, "OSSL_STORE_open", NULL);
+	log_global(LOG_ERR, "Failed to load CA certificates from: %s", s->ca_store);
+	return false;
+}
+
+static bool load_crl_file(struct tls_trust *t, const struct section *s)
+{
+	if (!s->crl_file)
+		return true;
+	ERR_clear_error();
+	if (add_pem(t, s->crl_file, CRLS) > 0) {
+		log_global(LOG_DEBUG, "Loaded %s revocation lookup file", s->crl_file);
+		return true;
+	}
+	log_global(LOG_ERR, "Failed to load %s revocation lookup file", s->crl_file);
+	tls_log_errors(LOG_ERR, NULL, "X509_load_crl_file", NULL);
+	return false;
+}
+
+static bool announce_names(const struct tls_trust *t, const struct section *s)
+{
+	bool none = sk_X509_NAME_num(t->names) == 0;
+	char text[LOG_TEXT_MAX];
+
+	if (none)
+		log_global(section_verifies(s) ? LOG_ERR : LOG_INFO, "No trusted certificates found");
+	for (int i = 0; log_wants(LOG_INFO) && i < sk_X509_NAME_num(t->names); i++)
+		log_global(LOG_INFO, "Configured trusted %s CA: %s", s->client ? "server" : "client",
+		           name_text(sk_X509_NAME_value(t->names, i), text));
+	return !none || !section_verifies(s);
+}
+
+static int by_hash(const void *a, const void *b)
+{
+	unsigned long x = ((const struct anchor *)a)->hash, y = ((const struct anchor *)b)->hash;
+
+	return (x > y) - (x < y);
+}
+
+static bool trust_fill(struct tls_trust *t, const struct section *s)
+{
+	unsigned n;
+
+	if (!digest_options(t, s) || !load_ca_file(t, s) || !load_ca_path(t, s) || !load_ca_store(t, s))
+		return false;
+	if (!announce_names(t, s) || !load_crl_file(t, s) || !EVP_DigestFinal_ex(t->digesting, t->digest, &n))
+		return false;
+	if (s->crl_path)
+		log_global(LOG_DEBUG, "Added %s revocation lookup directory", s->crl_path);
+	if (t->count)
+		qsort(t->anchors, t->count, sizeof(*t->anchors), by_hash);
+	return true;
+}
+
+/* What a section does not do about its peers, said once. */
+static void warn_of_gaps(const struct section *s)
+{
+	if (!s->client || s->psk_secrets)
+		return;
+	if (!section_verifies(s)) {
+		log_global(LOG_WARNING, "Service [%s] needs authentication to prevent MITM attacks", s->name);
+	} else if (!s->verify_peer && s->check_host.count + s->check_email.count + s->check_ip.count == 0) {
+		log_global(LOG_WARNING, "Service [%s] uses \"verifyChain\" without subject checks", s->name);
+		log_global(LOG_WARNING, "Use \"checkHost\" or \"checkIP\" to restrict trusted certificates");
+	}
+}
+
+struct tls_trust *tls_trust_load(const struct section *section)
+{
+	struct tls_trust *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	t->refs = 1;
+	t->crls = sk_X509_CRL_new_null();
+	t->names = sk_X509_NAME_new_null();
+	t->digesting = EVP_MD_CTX_new();
+	if (!t->crls || !t->names || !t->digesting || !EVP_DigestInit_ex(t->digesting, EVP_sha256(), NULL) ||
+	    !trust_fill(t, section)) {
+		tls_trust_unref(t);
+		return NULL;
+	}
+	warn_of_gaps(section);
+	return t;
+}
+
+struct tls_trust *tls_trust_ref(struct tls_trust *t)
+{
+	atomic_fetch_add(&t->refs, 1);
+	return t;
+}
+
+void tls_trust_unref(struct tls_trust *t)
+{
+	if (!t || atomic_fetch_sub(&t->refs, 1) > 1)
+		return;
+	for (size_t i = 0; i < t->count; i++)
+		OPENSSL_free(t->anchors[i].der);
+	free(t->anchors);
+	sk_X509_CRL_pop_free(t->crls, X509_CRL_free);
+	sk_X509_NAME_pop_free(t->names, X509_NAME_free);
+	EVP_MD_CTX_free(t->digesting);
+	free(t);
+}
+
+const unsigned char *tls_trust_digest(const struct tls_trust *t)
+{
+	return t->digest;
+}
+
+bool tls_trust_equal(const struct tls_trust *one, const struct tls_trust *other)
+{
+	return memcmp(one->digest, other->digest, TRUST_DIGEST) == 0;
+}
+
+/* --- a worker's store --------------------------------------------------------------------------------------------------------------- */
+
+/* A lookup of the store: where it finds certificates, and in which library context they are to live. */
+struct finder {
+	struct tls_trust *trust;
+	OSSL_LIB_CTX *library;
+};
+
+static void finder_free(X509_LOOKUP *lookup)
+{
+	struct finder *f = X509_LOOKUP_get_method_data(lookup);
+
+	if (f)
+		tls_trust_unref(f->trust);
+	free(f);
+}
+
+static bool anchor_decode(const struct anchor *a, OSSL_LIB_CTX *library, X509_STORE *store)
+{
+	const unsigned char *p = a->der;
+	X509 *cert = X509_new_ex(library, NULL);
+	bool ok;
+
+	if (!cert || !d2i_X509_AUX(&cert, &p, a->len))
+		return false; /* d2i freed it */
+	ok = X509_STORE_add_cert(store, cert) == 1;
+	X509_free(cert);
+	return ok;
+}
+
+/* Decodes all certificates of that subject; afterwards the store has them, and does not ask for this name again. */
+static int finder_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NAME *name, X509_OBJECT *found)
+{
+	const struct finder *f = X509_LOOKUP_get_method_data(lookup);
+	X509_STORE *store = X509_LOOKUP_get_store(lookup);
+	struct anchor key = {.hash = X509_NAME_hash_ex(name, f->library, NULL, NULL)};
+	const struct anchor *a, *end = f->trust->anchors + f->trust->count;
+
+	if (type != X509_LU_X509 || f->trust->count == 0)
+		return 0;
+	a = bsearch(&key, f->trust->anchors, f->trust->count, sizeof(*a), by_hash);
+	if (!a)
+		return 0;
+	while (a > f->trust->anchors && a[-1].hash == key.hash)
+		a--;
+	for (; a < end && a->hash == key.hash; a++)
+		if (!anchor_decode(a, f->library, store))
+			return 0;
+	return lookup_answer(store, type, name, found);
+}
+
+static X509_LOOKUP_METHOD *finder_method(void)
+{
+	static X509_LOOKUP_METHOD *method; /* made by the main thread, before there is a worker that uses it */
+
+	if (method)
+		return method;
+	method = X509_LOOKUP_meth_new("certificates of the configuration");
+	if (method &&
+	    (!X509_LOOKUP_meth_set_get_by_subject(method, finder_find) || !X509_LOOKUP_meth_set_free(method, finder_free))) {
+		X509_LOOKUP_meth_free(method);
+		method = NULL;
+	}
+	return method;
+}
+
+static X509_LOOKUP *store_add_finder(X509_STORE *store, struct tls_trust *t, OSSL_LIB_CTX *library)
+{
+	X509_LOOKUP_METHOD *method = finder_method();
+	X509_LOOKUP *lookup = method ? X509_STORE_add_lookup(store, method) : NULL;
+	struct finder *f = lookup ? calloc(1, sizeof(*f)) : NULL;
+
+	if (!f)
+		return NULL;
+	f->trust = tls_trust_ref(t);
+	f->library = library;
+	X509_LOOKUP_set_method_data(lookup, f); /* an assignment: it cannot fail */
+	return lookup;
+}
+
+static X509_LOOKUP *store_add_directory(X509_STORE *store, const char *path)
+{
+	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_hash_dir());
+
+	return lookup && X509_LOOKUP_add_dir(lookup, path, X509_FILETYPE_PEM) == 1 ? lookup : NULL;
+}
+
+static bool store_add_crls(X509_STORE *store, const struct tls_trust *t, OSSL_LIB_CTX *library)
+{
+	bool ok = true;
+
+	for (int i = 0; ok && i < sk_X509_CRL_num(t->crls); i++) {
+		X509_CRL *copy = crl_copy(sk_X509_CRL_value(t->crls, i), library);
+
+		ok = copy && X509_STORE_add_crl(store, copy) == 1;
+		X509_CRL_free(copy);
+	}
+	return ok;
+}
+
+/* OpenSSL looks for revocation in the leaf, or in the whole chain. */
+static bool store_set_flags(X509_STORE *store, const struct section *s)
+{
+	unsigned long flags = 0;
+
+	if (s->crl_file || s->crl_path || s->crl_check_chain)
+		flags |= X509_V_FLAG_CRL_CHECK;
+	if (s->crl_check_chain)
+		flags |= X509_V_FLAG_CRL_CHECK_ALL;
+	return X509_STORE_set_flags(store, flags) == 1;
+}
+
+static X509_STORE *store_new(struct tls_context *context, OSSL_LIB_CTX *library)
+{
+	const struct section *s = context->section;
+	X509_STORE *store = X509_STORE_new();
+
+	if (!store)
+		return NULL;
+	context->ca_finder = store_add_finder(store, context->trust, library);
+	if (!context->ca_finder || !store_add_crls(store, context->trust, library) || !store_set_flags(store, s))
+		goto failed;
+	if (s->ca_path) {
+		context->ca_directory = store_add_directory(store, s->ca_path);
+		if (!context->ca_directory)
+			goto failed;
+	}
+	if (s->crl_path && !crl_dir_add(store, s->crl_path, library))
+		goto failed;
+	return store;
+failed:
+	X509_STORE_free(store);
+	return NULL;
+}
+
+static bool set_client_cas(SSL_CTX *ctx, const struct tls_trust *t)
+{
+	STACK_OF(X509_NAME) *names = SSL_dup_CA_list(t->names);
+
+	if (!names)
+		return false;
+	SSL_CTX_set_client_CA_list(ctx, names);
+	return true;
+}
+
+bool tls_trust_install(struct tls_context *context, OSSL_LIB_CTX *library)
+{
+	const struct section *s = context->section;
+	X509_STORE *store = store_new(context, library);
+
+	if (!store)
+		return false;
+	SSL_CTX_set_cert_store(context->ctx, store);
+	if (!s->client && !set_client_cas(context->ctx, context->trust))
+		return false;
+	verify_install(context);
+	return true;
+}
+
+/* A cipher suite without certificates would leave nothing to check. */
+bool tls_trust_check(const struct tls_context *context)
+{
+	const struct section *s = context->section;
+	STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(context->ctx);
+	bool wanted =
+		(section_verifies(s) || s->require_cert) && SSL_CTX_get_security_level(context->ctx) == 0; /* others have none */
+
+	for (int i = 0; wanted && i < sk_SSL_CIPHER_num(ciphers); i++) {
+		const SSL_CIPHER *cipher = sk_SSL_CIPHER_value(ciphers, i);
+
+		if (SSL_CIPHER_get_auth_nid(cipher) != NID_auth_null)
+			continue;
+		log_global(LOG_ERR,
+		           "Service [%s]: the ciphersuite %s has no certificates to verify: \"ciphers\" must not allow it",
+		           s->name, SSL_CIPHER_get_name(cipher));
+		return false;
+	}
+	return true;
+}
