@@ -164,6 +164,9 @@ struct config_source {
  */
 struct config *config_load(const struct config_source *source);
 
+/* For a word of `OCSPflag`: true, and the flag of OCSP_basic_verify(3) that has its name. */
+bool config_ocsp_flag(const char *word, unsigned long *flag);
+
 /* One more owner of a configuration, and one less: the last frees it, and wipes the passwords in it. config_free(NULL) is fine. Callable from any thread. */
 struct config *config_ref(struct config *config);
 void config_free(struct config *config);

@@ -87,6 +87,12 @@ const struct config_note config_notes[] = {
          "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
+	{"OCSP", "A URL that begins with http://. It is asked about the peer's own certificate, unless a response that the server stapled has decided. "
+                 "Needs `verifyChain`. The connection waits for the answer, other connections do not."},
+	{"OCSPaia", "Asked when neither a stapled response nor the responder of `OCSP` has decided, and about the authorities in between too. "
+                    "Needs `verifyChain`."},
+	{"OCSPflag", "A flag of OCSP_basic_verify(3) without OCSP_, such as `NOCHAIN`."},
+	{"OCSPrequire", "It counts once a responder was asked. With `no` such a peer is accepted; a revoked certificate never is."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
 	{"relay", "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do "
@@ -116,6 +122,7 @@ const struct config_note config_notes[] = {
 	{"TIMEOUTbusy", "It is a deadline for the whole handshake."},
 	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
 	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},
+	{"TIMEOUTocsp", "It is a deadline for the whole question, from the lookup of the name to the end of the answer."},
 	{"verify",
          "Obsolete: `verifyChain` and `verifyPeer` say it more clearly. 0 asks for a certificate and does not look at it, "
          "1 verifies the chain of one that is there, 2 is `verifyChain`, 3 is both, 4 is `verifyPeer`."},

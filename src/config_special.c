@@ -275,13 +275,9 @@ static const char *parse_verify(struct reading *reading, const struct option *ro
 
 static const char *parse_ocsp_flag(struct reading *reading, const struct option *row, void *base, const char *value)
 {
-	static const char *const flags[] = {"NOCERTS",  "NOINTERN",    "NOSIGS",   "NOCHAIN",    "NOVERIFY",   "NOEXPLICIT",
-	                                    "NOCASIGN", "NODELEGATED", "NOCHECKS", "TRUSTOTHER", "RESPID_KEY", "NOTIME"};
+	unsigned long flag;
 
-	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++)
-		if (!strcasecmp(flags[i], value))
-			return kind_texts.parse(reading, row, base, value);
-	return row->error;
+	return config_ocsp_flag(value, &flag) ? kind_texts.parse(reading, row, base, value) : row->error;
 }
 
 static const char *parse_psk_secrets(struct reading *reading, const struct option *row, void *base, const char *value)

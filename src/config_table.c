@@ -74,38 +74,6 @@ static bool asks_socket_group(const struct global_options *global, const struct 
 	return has_unix_accept(service) && !is_root(service->setgid);
 }
 
-/* It does nothing unless the section asks a responder: then that option is named. */
-static bool asks_check(const struct global_options *global, const struct service_options *service)
-{
-	(void)global, (void)service;
-	return false;
-}
-
-/* Every server section with a certificate may staple an OCSP answer: there these act without any verification. */
-static bool asks_ocsp_aia(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.ocsp_aia && (!service->pub.client || service->pub.verify_chain);
-}
-
-static bool asks_ocsp_nonce(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.ocsp_nonce && !service->pub.client;
-}
-
-static bool asks_ocsp_flag(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return !service->pub.client;
-}
-
-static bool asks_ocsp_timeout(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->pub.timeout_ocsp_s != 5 && !service->pub.client;
-}
-
 /* These need `exec`, `protocol` or `PSKsecrets`, which are named themselves. */
 static bool asks_exec(const struct global_options *global, const struct service_options *service)
 {

@@ -5,6 +5,7 @@
  */
 #include "config_table.h"
 
+#include <openssl/ocsp.h>
 #include <openssl/ssl.h>
 #include <string.h>
 #include <strings.h>
@@ -110,4 +111,25 @@ const char *tls_version_text(int version)
 	while (at->word && at->value != version)
 		at++;
 	return at->word ? at->word : "all";
+}
+
+bool config_ocsp_flag(const char *word, unsigned long *flag)
+{
+	static const struct {
+		const char *name;
+		unsigned long flag;
+	} flags[] = {
+		{"NOCERTS", OCSP_NOCERTS},       {"NOINTERN", OCSP_NOINTERN},       {"NOSIGS", OCSP_NOSIGS},
+		{"NOCHAIN", OCSP_NOCHAIN},       {"NOVERIFY", OCSP_NOVERIFY},       {"NOEXPLICIT", OCSP_NOEXPLICIT},
+		{"NOCASIGN", OCSP_NOCASIGN},     {"NODELEGATED", OCSP_NODELEGATED}, {"NOCHECKS", OCSP_NOCHECKS},
+		{"TRUSTOTHER", OCSP_TRUSTOTHER}, {"RESPID_KEY", OCSP_RESPID_KEY},   {"NOTIME", OCSP_NOTIME},
+	};
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
+		if (strcasecmp(flags[i].name, word) != 0)
+			continue;
+		*flag = flags[i].flag;
+		return true;
+	}
+	return false;
 }

@@ -6,7 +6,7 @@
 
 #include "coro.h"
 #include "dial.h"
-#include "lookup.h"
+#include "fetch.h"
 #include "relay.h"
 #include "slab.h"
 
@@ -99,6 +99,22 @@ static void conn_call(const struct conn *c, coro_fn *fn, void *arg)
 		coro_call(fn, arg);
 }
 
+/* From within OpenSSL: asks an OCSP responder. */
+static int ask_responder(struct tls *tls, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply)
+{
+	struct conn *c = container_of(tls, struct conn, tls);
+	struct fetch f = {
+		.worker = c->worker,
+		.wait = &c->wait,
+		.lookup = &c->lookup,
+		.log_id = c->id,
+		.debug = c->service->conf->debug,
+		.timeout_s = c->service->conf->timeout_ocsp_s,
+	};
+
+	return c->failed || c->expired ? -ECANCELED : fetch(&f, url, request, n, reply);
+}
+
 struct handshake {
 	struct conn *c;
 	enum tls_progress progress;
@@ -158,6 +174,7 @@ static void tls_up(struct conn *c)
 	if (c->failed)
 		return;
 	conn_deadline(c, c->service->conf->timeout_busy_s, "ssl_start");
+	c->tls.ask = c->deep ? ask_responder : NULL;
 	conn_call(c, handshake_start, &h);
 	while (h.progress == TLS_WANTS_BYTES) {
 		conn_call(c, handshake_step, &h);
@@ -166,7 +183,10 @@ static void tls_up(struct conn *c)
 			h.progress = TLS_FAILED;
 	}
 	stats = c->service->stats; /* a virtual host's, perhaps */
-	if (h.progress == TLS_DONE) {
+	c->tls.ask = NULL;
+	if (c->expired && !c->failed) /* while something else than the peer was waited for */
+		log_expired(c);
+	if (h.progress == TLS_DONE && !c->failed) {
 		stats_add(tls_resumed(&c->tls) ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
 	} else {
 		stats_add(&stats->handshakes_failed, 1);
@@ -342,10 +362,7 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 
 static void interrupt(struct conn *c)
 {
-	if (c->lookup)
-		lookup_abandon(&c->lookup);
-	else
-		ring_cancel(c->worker->ring, &c->wait.op);
+	fetch_interrupt(c->worker, &c->wait, &c->lookup);
 }
 
 void conn_deadline(struct conn *c, int seconds, const char *doing)

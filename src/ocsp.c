@@ -10,30 +10,8 @@
 #include <openssl/err.h>
 #include <openssl/ocsp.h>
 #include <string.h>
-#include <strings.h>
 
 #define ocsp_log(s, level, ...) ((void)((s)->debug >= (level) && (log_write((level), (s)->log_id, __VA_ARGS__), 0)))
-
-bool ocsp_flag(const char *name, unsigned long *bit)
-{
-	static const struct {
-		const char *name;
-		unsigned long bit;
-	} flags[] = {
-		{"NOCERTS", OCSP_NOCERTS},       {"NOINTERN", OCSP_NOINTERN},       {"NOSIGS", OCSP_NOSIGS},
-		{"NOCHAIN", OCSP_NOCHAIN},       {"NOVERIFY", OCSP_NOVERIFY},       {"NOEXPLICIT", OCSP_NOEXPLICIT},
-		{"NOCASIGN", OCSP_NOCASIGN},     {"NODELEGATED", OCSP_NODELEGATED}, {"NOCHECKS", OCSP_NOCHECKS},
-		{"TRUSTOTHER", OCSP_TRUSTOTHER}, {"RESPID_KEY", OCSP_RESPID_KEY},   {"NOTIME", OCSP_NOTIME},
-	};
-
-	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
-		if (strcasecmp(flags[i].name, name) != 0)
-			continue;
-		*bit = flags[i].bit;
-		return true;
-	}
-	return false;
-}
 
 static void log_errors(const struct ocsp_subject *s, const char *what)
 {

@@ -23,9 +23,6 @@ enum {
 	OCSP_AGE_MAX_S = 7 * 24 * 3600, /* of a response that does not say until when it is valid */
 };
 
-/* True and the bit of OCSP_basic_verify(3) for a word of `OCSPflag`. */
-bool ocsp_flag(const char *name, unsigned long *bit);
-
 /* A certificate and who may speak about it. Nothing in it is owned. */
 struct ocsp_subject {
 	X509 *cert, *issuer;

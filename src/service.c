@@ -5,6 +5,7 @@
 #include "service.h"
 
 #include "log.h"
+#include "tls_staple.h"
 
 #include <netdb.h>
 #include <openssl/rand.h>
@@ -25,6 +26,15 @@ static const struct common *common_before(const struct section *section, const s
 	const struct section *old = previous ? section_of(previous->config, section) : NULL;
 
 	return old ? &previous->commons[old->index] : NULL;
+}
+
+/* The section of that name, whatever its options were then, or NULL. */
+static const struct common *common_named(const struct section *section, const struct generation *previous)
+{
+	for (const struct section *s = previous ? previous->config->sections : NULL; s; s = s->next)
+		if (strcmp(s->name, section->name) == 0)
+			return &previous->commons[s->index];
+	return NULL;
 }
 
 /* Tickets and sessions of the section before, unless others are trusted now: a session would spare its peer the new checks. */
@@ -79,6 +89,21 @@ static bool resolve_local(const struct section *s, struct upstream *upstream)
 	return error == 0;
 }
 
+/* Responses to staple, once there are contexts: those about the same certificates go on. */
+static bool make_staples(struct generation *g, const struct section *s, const struct common *old)
+{
+	struct common *common = &g->commons[s->index];
+	bool ok;
+
+	common->staples = tls_staples_new(g->sets[0].services[s->index].tls, old ? old->staples : NULL);
+	ok = common->staples != NULL;
+	for (unsigned w = 0; ok && w < g->workers; w++)
+		ok = tls_staples_install(common->staples, g->sets[w].services[s->index].tls);
+	if (!ok)
+		log_global(LOG_ERR, "Service [%s]: no memory for stapling", s->name);
+	return ok;
+}
+
 /* One SSL_CTX for each worker. */
 static bool make_contexts(struct generation *g, const struct section *s, const struct tls_identity *identity,
                           struct tls_library *const *libraries)
@@ -124,6 +149,8 @@ static void end_tls(struct generation *g, const struct section *s)
 	common->sessions = NULL;
 	tls_trust_unref(common->trust);
 	common->trust = NULL;
+	tls_staples_unref(common->staples);
+	common->staples = NULL;
 }
 
 /* True if something within OpenSSL's handshake of the section, or of a virtual host of it, may have to wait: an OCSP responder's answer. */
@@ -161,7 +188,7 @@ static bool init_section(struct generation *g, const struct section *s, const st
 		return false;
 	resolve_connect(s, &common->upstream);
 	return resolve_accept(s, common) && resolve_local(s, &common->upstream) &&
-	       init_tls(g, s, common_before(s, previous), libraries);
+	       init_tls(g, s, common_before(s, previous), libraries) && make_staples(g, s, common_named(s, previous));
 }
 
 /* An empty generation. The configuration becomes its own, also on failure. */
@@ -226,6 +253,7 @@ static void keep_tls(struct generation *g, const struct generation *current, con
 	end_tls(g, s);
 	common->trust = tls_trust_ref(old->trust);
 	common->sessions = tls_sessions_ref(old->sessions);
+	common->staples = tls_staples_ref(old->staples);
 	for (unsigned w = 0; w < g->workers; w++)
 		g->sets[w].services[s->index].tls = tls_context_ref(current->sets[w].services[s->index].tls);
 }
@@ -238,7 +266,7 @@ static bool renew_tls(struct generation *g, const struct section *s, const struc
 
 	tls_may_ask(false);
 	log_soften(LOG_WARNING);
-	ok = init_tls(g, s, old, libraries);
+	ok = init_tls(g, s, old, libraries) && make_staples(g, s, old);
 	log_soften(LOG_EMERG);
 	tls_may_ask(true);
 	if (ok)
@@ -284,6 +312,7 @@ void generation_free(struct generation *g)
 		addr_list_free(&g->commons[i].upstream.local);
 		tls_sessions_unref(g->commons[i].sessions);
 		tls_trust_unref(g->commons[i].trust);
+		tls_staples_unref(g->commons[i].staples);
 	}
 	free(g->sets);
 	free(g->commons);

@@ -46,6 +46,7 @@ struct common {
 	struct upstream upstream;
 	struct tls_trust *trust;
 	struct tls_sessions *sessions;
+	struct tls_staples *staples;
 };
 
 struct generation {

@@ -9,6 +9,7 @@
 #include "record_openssl.h"
 #include "tls_context.h"
 #include "tls_hello.h"
+#include "tls_ocsp.h"
 #include "tls_sessions.h"
 #include "tls_verify.h"
 
@@ -220,6 +221,7 @@ static void end_openssl(struct tls *tls)
 	SSL_free(tls->ssl);
 	tls->ssl = NULL;
 	OPENSSL_cleanse(&tls->traffic, sizeof(tls->traffic));
+	tls_ocsp_end(tls);
 }
 
 int tls_switch(struct tls *tls, struct tls_context *context)

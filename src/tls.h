@@ -23,6 +23,9 @@ struct tls_identity;
 struct tls_sessions;
 struct tls_trust;
 struct tls_context;
+struct tls_staples;
+struct tls_ocsp;
+struct ocsp_reply;
 
 /*
  * The OpenSSL library state of one worker (an OSSL_LIB_CTX with the machine's openssl.cnf): workers share no lock inside OpenSSL.
@@ -78,9 +81,9 @@ void tls_context_free(struct tls_context *context);
 
 /* One TLS connection. Lives inside its owner; zeroed is "none". */
 struct tls {
-	struct record record;    /* `record.engine` is set by tls_start() */
-	struct ssl_st *ssl;      /* until the connection is promoted */
-	struct keyed *keyed;     /* from then on */
+	struct record record; /* `record.engine` is set by tls_start() */
+	struct ssl_st *ssl;   /* until the connection is promoted */
+	struct keyed *keyed;  /* from then on */
 	struct tls_traffic traffic;
 	const struct section *section;
 	const char *log_id;      /* of the connection, for log lines */
@@ -97,6 +100,12 @@ struct tls {
 	struct tls_context *context;
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
 	struct queue hello;           /* what the client has sent until then */
+	/*
+	 * Set while the conversation can wait inside OpenSSL: asks an OCSP responder, suspending. Returns 0 with the whole reply; -ECANCELED: the
+	 * connection is to end; else another -errno, logged.
+	 */
+	int (*ask)(struct tls *tls, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply);
+	struct tls_ocsp *ocsp; /* certificates that responders have called good */
 };
 
 /*
@@ -160,8 +169,8 @@ void tls_log_ktls(const struct tls *tls, enum ktls_direction direction, enum ktl
 size_t tls_missing(const struct tls *tls);
 
 /* What the relay must tell of a connection of which the kernel has a direction. False or RECORD_FAILED: logged, and an alert may lie in `out`. (deep) */
-bool tls_record_sent(struct tls *tls, unsigned char content);       /* a chunk with `content` has gone */
-enum record_result tls_spliced(struct tls *tls, size_t n);          /* n bytes went to the peer past `out`, by one call */
+bool tls_record_sent(struct tls *tls, unsigned char content);              /* a chunk with `content` has gone */
+enum record_result tls_spliced(struct tls *tls, size_t n);                 /* n bytes went to the peer past `out`, by one call */
 enum record_result tls_read_failed(struct tls *tls, int error, bool *own); /* -errno; *own: it is about records, not the socket */
 
 /* Frees the SSL object. tls_end() of a zeroed struct is fine. (deep) */
@@ -173,7 +182,7 @@ extern const struct record_engine record_openssl;
 /* For record_*.c and tls.c: the same for a connection, at LOG_ERR. */
 void tls_log_failure(const struct tls *tls, const char *what);
 
-/* For tls*.c: logs the OpenSSL error queue of this thread, most recent last, as "prefix: func@file:line: error:...". Clears it. */
+/* For tls*.c and ocsp.c: logs the OpenSSL error queue of this thread, most recent last, as "prefix: func@file:line: error:...". Clears it. */
 void tls_log_errors(int level, const char *log_id, const char *prefix, const char *suffix);
 
 #endif

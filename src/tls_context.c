@@ -8,8 +8,10 @@
 #include "record_openssl.h"
 #include "tls_hello.h"
 #include "tls_identity.h"
+#include "tls_ocsp.h"
 #include "tls_sessions.h"
 #include "tls_trust.h"
+#include "tls_staple.h"
 
 #include <openssl/conf.h>
 #include <openssl/err.h>
@@ -258,6 +260,10 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 		tls_log_errors(LOG_ERR, NULL, "X509_STORE_new", NULL);
 		return false;
 	}
+	if (section->client && !tls_ocsp_install(ctx)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_tlsext_status_type", NULL);
+		return false;
+	}
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
 	SSL_CTX_set_keylog_callback(ctx, keylog);
@@ -306,5 +312,6 @@ void tls_context_free(struct tls_context *context)
 	SSL_CTX_free(context->ctx);
 	tls_sessions_unref(context->sessions);
 	tls_trust_unref(context->trust);
+	tls_staples_unref(context->staples);
 	free(context);
 }

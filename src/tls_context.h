@@ -20,6 +20,7 @@ struct tls_context {
 	struct tls_sessions *sessions;
 	struct tls_trust *trust;
 	struct x509_lookup_st *ca_finder, *ca_directory; /* where its store looks certificates up; the latter only with CApath */
+	struct tls_staples *staples; /* server mode, once installed */
 };
 
 /* A line of the connection, if its section wants lines of that level. */

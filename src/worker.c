@@ -8,6 +8,7 @@
 #include "coro.h"
 #include "log.h"
 #include "slab.h"
+#include "staple.h"
 #include "thread.h"
 
 #include <errno.h>
@@ -154,6 +155,8 @@ void worker_adopt_end(struct worker *w, struct service_set *set)
 
 	w->set = set;
 	listeners_close(w, true);
+	staplers_stop(w);
+	staplers_start(w, set);
 	if (old) {
 		old->retired = true;
 		if (old->conns == 0)
@@ -166,19 +169,21 @@ void worker_drain(struct worker *w)
 	if (w->stage == WORKER_SERVING)
 		w->stage = WORKER_DRAINING;
 	listeners_close(w, false);
+	staplers_stop(w);
 }
 
 void worker_stop(struct worker *w)
 {
 	w->stage = WORKER_STOPPING;
 	listeners_close(w, false);
+	staplers_stop(w);
 	list_each(it, next, &w->live)
 		conn_drop(container_of(it, struct conn, live));
 }
 
 static bool finished(const struct worker *w)
 {
-	return w->stage != WORKER_SERVING && list_empty(&w->live) && list_empty(&w->listeners);
+	return w->stage != WORKER_SERVING && list_empty(&w->live) && list_empty(&w->listeners) && list_empty(&w->staplers);
 }
 
 static void deliver_mail(struct worker *w)
@@ -310,6 +315,7 @@ struct worker *workers_new(unsigned count)
 		w->mail_op.done = mail_came;
 		list_init(&w->live);
 		list_init(&w->listeners);
+		list_init(&w->staplers);
 		list_init(&w->mail);
 		pthread_mutex_init(&w->mail_lock, NULL);
 	}

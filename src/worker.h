@@ -53,6 +53,7 @@ struct worker {
 	struct slab *conns; /* struct conn */
 	struct list live;   /* connections */
 	struct list listeners;
+	struct list staplers;    /* what fetches responses to staple */
 	struct service_set *set; /* in force */
 	struct tls_library *library;
 

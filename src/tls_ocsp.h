@@ -1,0 +1,26 @@
+/*
+ * Revocation by OCSP: the peer's certificates are asked about during the handshake, in the order stapled response, configured responder,
+ * responders of the certificate. All state is the connection's. For tls*.c only.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TLSPLICE_TLS_OCSP_H
+#define TLSPLICE_TLS_OCSP_H
+
+#include "tls.h"
+
+#include <openssl/types.h>
+#include <stdbool.h>
+
+/*
+ * For the verify callback, about the certificate at hand, whose chain is good so far. Returns false when it is not to be accepted: that is logged,
+ * and the error set in `ctx`. The leaf of client mode waits for the stapling callback. May suspend the conversation.
+ */
+bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx);
+
+/* Client mode: has contexts ask for a stapled response, and checks it. Returns false without memory. */
+bool tls_ocsp_install(SSL_CTX *ctx);
+
+/* Frees what the connection remembers of its certificates. */
+void tls_ocsp_end(struct tls *tls);
+
+#endif
