@@ -7,6 +7,7 @@
 #include "log.h"
 #include "ocsp.h"
 #include "ocsp_http.h"
+#include "tls_context.h"
 
 #include <errno.h>
 #include <openssl/err.h>
@@ -16,8 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ocsp_log(tls, level, ...) \
-	((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
+#define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
 
 /* A question about one certificate. */
 struct inquiry {
@@ -112,13 +112,13 @@ static enum revocation ask_named(struct inquiry *q)
 	enum revocation status = REVOCATION_UNKNOWN;
 
 	if (!urls)
-		ocsp_log(q->tls, LOG_INFO, "OCSP: No AIA responder URL");
+		tls_log(q->tls, LOG_INFO, "OCSP: No AIA responder URL");
 	else if (sk_OPENSSL_STRING_num(urls) == 0)
-		ocsp_log(q->tls, LOG_INFO, "OCSP: Empty AIA responder URL list");
+		tls_log(q->tls, LOG_INFO, "OCSP: Empty AIA responder URL list");
 	for (int i = 0; i < sk_OPENSSL_STRING_num(urls) && status == REVOCATION_UNKNOWN && !q->cancelled; i++) {
 		const char *url = sk_OPENSSL_STRING_value(urls, i);
 
-		ocsp_log(q->tls, LOG_NOTICE, "OCSP: Connecting the AIA responder \"%s\"", url);
+		tls_log(q->tls, LOG_NOTICE, "OCSP: Connecting the AIA responder \"%s\"", url);
 		status = ask(q, url);
 	}
 	X509_email_free(urls);
@@ -131,7 +131,7 @@ static enum revocation ask_responders(struct inquiry *q, int depth)
 	enum revocation status = REVOCATION_UNKNOWN;
 
 	if (section->ocsp && depth == 0) {
-		ocsp_log(q->tls, LOG_NOTICE, "OCSP: Connecting the configured responder \"%s\"", section->ocsp);
+		tls_log(q->tls, LOG_NOTICE, "OCSP: Connecting the configured responder \"%s\"", section->ocsp);
 		status = ask(q, section->ocsp);
 	}
 	if (status == REVOCATION_UNKNOWN && section->ocsp_aia && !q->cancelled)
@@ -147,24 +147,24 @@ static bool accept_status(struct inquiry *q, enum revocation status)
 	bool required = tls->section->ocsp_require;
 
 	if (status == REVOCATION_REVOKED) {
-		ocsp_log(tls, LOG_ERR, "OCSP: Rejected (revoked)");
+		tls_log(tls, LOG_ERR, "OCSP: Rejected (revoked)");
 		return false;
 	}
 	if (status == REVOCATION_GOOD) {
 		remember(tls, q->subject.cert);
-		ocsp_log(tls, LOG_NOTICE, "OCSP: Accepted (good)");
+		tls_log(tls, LOG_NOTICE, "OCSP: Accepted (good)");
 		return true;
 	}
 	if (!q->asked)
 		return true;
 	if (!tls->ask && is_remembered(tls, q->subject.cert)) {
-		ocsp_log(tls, LOG_NOTICE, "OCSP: Accepted (good when this connection began)");
+		tls_log(tls, LOG_NOTICE, "OCSP: Accepted (good when this connection began)");
 		return true;
 	}
 	if (q->cancelled)
 		return false;
-	ocsp_log(tls, required ? LOG_ERR : LOG_NOTICE, "OCSP: %s (OCSPrequire = %s)", required ? "Rejected" : "Accepted",
-	         required ? "yes" : "no");
+	tls_log(tls, required ? LOG_ERR : LOG_NOTICE, "OCSP: %s (OCSPrequire = %s)", required ? "Rejected" : "Accepted",
+	        required ? "yes" : "no");
 	return !required;
 }
 
@@ -187,8 +187,8 @@ static bool inquiry_begin(struct inquiry *q, struct tls *tls, STACK_OF(X509) * c
 		return false;
 	if (!issuer) {
 		if (X509_check_issued(cert, cert) != X509_V_OK)
-			ocsp_log(tls, LOG_INFO, "OCSP: The root CA certificate was not found");
-		ocsp_log(tls, LOG_DEBUG, "OCSP: Ignoring the root certificate");
+			tls_log(tls, LOG_INFO, "OCSP: The root CA certificate was not found");
+		tls_log(tls, LOG_DEBUG, "OCSP: Ignoring the root certificate");
 		return false;
 	}
 	*q = (struct inquiry){
@@ -208,19 +208,6 @@ static bool inquiry_begin(struct inquiry *q, struct tls *tls, STACK_OF(X509) * c
 	return true;
 }
 
-static void log_rejected(const struct tls *tls, const X509 *cert, int depth)
-{
-	BIO *text = BIO_new(BIO_s_mem());
-	char *name = NULL;
-	long n = 0;
-
-	if (text && X509_NAME_print_ex(text, X509_get_subject_name(cert), 0,
-	                               XN_FLAG_ONELINE & ~ASN1_STRFLGS_ESC_MSB & ~XN_FLAG_SPC_EQ) >= 0)
-		n = BIO_get_mem_data(text, &name);
-	ocsp_log(tls, LOG_WARNING, "Rejected by OCSP at depth=%d: %.*s", depth, (int)n, name ? name : "");
-	BIO_free(text);
-}
-
 bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx)
 {
 	int depth = X509_STORE_CTX_get_error_depth(ctx);
@@ -228,7 +215,7 @@ bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx)
 	struct inquiry q;
 
 	if (depth == 0 && tls->section->client) {
-		ocsp_log(tls, LOG_DEBUG, "OCSP: Waiting for OCSP stapling response");
+		tls_log(tls, LOG_DEBUG, "OCSP: Waiting for OCSP stapling response");
 		return true;
 	}
 	if (!inquiry_begin(&q, tls, X509_STORE_CTX_get0_chain(ctx), depth, X509_STORE_CTX_get0_store(ctx)))
@@ -237,8 +224,6 @@ bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx)
 	if (accept_status(&q, status))
 		return true;
 	X509_STORE_CTX_set_error(ctx, status == REVOCATION_REVOKED ? X509_V_ERR_CERT_REVOKED : X509_V_ERR_OCSP_VERIFY_FAILED);
-	if (!q.cancelled)
-		log_rejected(tls, q.subject.cert, depth);
 	return false;
 }
 
@@ -251,38 +236,50 @@ static enum revocation examine_stapled(struct inquiry *q, SSL *ssl)
 	struct ocsp_times times;
 
 	if (!der || n <= 0) {
-		ocsp_log(q->tls, LOG_INFO, "OCSP: No OCSP stapling response received");
+		tls_log(q->tls, LOG_INFO, "OCSP: No OCSP stapling response received");
 		return REVOCATION_UNKNOWN;
 	}
-	ocsp_log(q->tls, LOG_INFO, "OCSP: OCSP stapling response received");
+	tls_log(q->tls, LOG_INFO, "OCSP: OCSP stapling response received");
 	q->subject.now = time(NULL);
 	return ocsp_examine(&q->subject, NULL, der, (size_t)n, &times);
+}
+
+/* Where the server's chain was looked for. */
+static X509_STORE *store_of(SSL *ssl)
+{
+	X509_STORE *store = NULL;
+
+	SSL_get0_verify_cert_store(ssl, &store); /* config = VerifyCAFile:... */
+	return store ? store : SSL_CTX_get_cert_store(SSL_get_SSL_CTX(ssl));
 }
 
 /* Called once the server has said everything, whether it stapled or not. 1: go on, 0: alert bad_certificate_status_response. */
 static int client_callback(SSL *ssl, void *arg)
 {
 	struct tls *tls = SSL_get_app_data(ssl);
-	X509_STORE *store = SSL_CTX_get_cert_store(SSL_get_SSL_CTX(ssl));
 	enum revocation status;
 	struct inquiry q;
 	(void)arg;
 
-	ocsp_log(tls, LOG_DEBUG, "OCSP stapling: Client callback called");
+	tls_log(tls, LOG_DEBUG, "OCSP stapling: Client callback called");
 	if (!tls->section->verify_chain) {
-		ocsp_log(tls, LOG_INFO, "OCSP: Certificate chain verification disabled");
+		tls_log(tls, LOG_INFO, "OCSP: Certificate chain verification disabled");
 		return 1;
 	}
 	if (SSL_session_reused(ssl)) {
-		ocsp_log(tls, LOG_DEBUG, "OCSP: Skipped OCSP stapling (previous session reused)");
+		tls_log(tls, LOG_DEBUG, "OCSP: Skipped OCSP stapling (previous session reused)");
 		return 1;
 	}
-	if (!inquiry_begin(&q, tls, SSL_get0_verified_chain(ssl), 0, store))
+	if (!inquiry_begin(&q, tls, SSL_get0_verified_chain(ssl), 0, store_of(ssl)))
 		return 1;
 	status = examine_stapled(&q, ssl);
 	if (status == REVOCATION_UNKNOWN)
 		status = ask_responders(&q, 0);
-	return accept_status(&q, status);
+	if (accept_status(&q, status))
+		return 1;
+	tls->authenticated = false;
+	tls->rejected = true;
+	return 0;
 }
 
 bool tls_ocsp_install(SSL_CTX *ctx)

@@ -12,8 +12,8 @@
 #include <stdbool.h>
 
 /*
- * For the verify callback, about the certificate at hand, whose chain is good so far. Returns false when it is not to be accepted: that is logged,
- * and the error set in `ctx`. The leaf of client mode waits for the stapling callback. May suspend the conversation.
+ * For the verify callback of a section with verifyChain, about the certificate at hand, which all other checks have passed. Returns false, with the error
+ * set in `ctx`, when it is not to be accepted. The leaf of client mode waits for the stapling callback. May suspend the conversation.
  */
 bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx);
 

@@ -28,7 +28,7 @@ enum {
 struct staple {
 	unsigned char cert_digest[SHA256_DIGEST_LENGTH], issuer_digest[SHA256_DIGEST_LENGTH];
 	X509 *cert, *issuer;
-	STACK_OF(X509) * chain;          /* as configured; may be NULL */
+	STACK_OF(X509) * chain;          /* as configured, and the issuer */
 	STACK_OF(OPENSSL_STRING) * urls; /* never empty */
 	unsigned char *request;
 	size_t request_len;
@@ -99,15 +99,32 @@ static bool make_request(struct staple *s)
 	return s->request != NULL;
 }
 
+/* Signs a response itself, most often: it must be found, wherever it came from. */
+static bool chain_add(STACK_OF(X509) * chain, X509 *cert)
+{
+	for (int i = 0; i < sk_X509_num(chain); i++)
+		if (X509_cmp(sk_X509_value(chain, i), cert) == 0)
+			return true;
+	if (!X509_up_ref(cert))
+		return false;
+	if (sk_X509_push(chain, cert))
+		return true;
+	X509_free(cert);
+	return false;
+}
+
 static bool staple_fill(struct staple *s, X509 *cert, X509 *issuer, STACK_OF(X509) * chain)
 {
+	s->chain = chain ? X509_chain_up_ref(chain) : sk_X509_new_null();
+	if (!s->chain || !chain_add(s->chain, issuer))
+		return false;
 	if (!X509_up_ref(cert))
 		return false;
 	s->cert = cert;
-	if (chain)
-		s->chain = X509_chain_up_ref(chain);
-	return (!chain || s->chain) && X509_up_ref(issuer) && (s->issuer = issuer) && digest_of(cert, s->cert_digest) &&
-	       digest_of(issuer, s->issuer_digest) && make_request(s);
+	if (!X509_up_ref(issuer))
+		return false;
+	s->issuer = issuer;
+	return digest_of(cert, s->cert_digest) && digest_of(issuer, s->issuer_digest) && make_request(s);
 }
 
 static bool add_staple(struct tls_staples *staples, X509 *cert, X509 *issuer, STACK_OF(X509) * chain,

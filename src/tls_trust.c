@@ -86,10 +86,12 @@ static bool digest_directory(struct tls_trust *t, const char *path)
 
 static bool digest_options(struct tls_trust *t, const struct section *s)
 {
-	const char flags[] = {s->client, s->request_cert, s->require_cert, s->verify_chain, s->verify_peer, s->crl_check_chain};
+	const char flags[] = {s->client,          s->request_cert, s->require_cert, s->verify_chain, s->verify_peer,
+	                      s->crl_check_chain, s->ocsp_aia,     s->ocsp_nonce,   s->ocsp_require};
 
 	return digest_bytes(t, flags, sizeof(flags)) && digest_directory(t, s->ca_path) && digest_directory(t, s->crl_path) &&
-	       digest_texts(t, &s->check_host) && digest_texts(t, &s->check_email) && digest_texts(t, &s->check_ip);
+	       digest_texts(t, &s->check_host) && digest_texts(t, &s->check_email) && digest_texts(t, &s->check_ip) &&
+	       digest_text(t, s->ocsp) && digest_texts(t, &s->ocsp_flags);
 }
 
 static bool name_add(struct tls_trust *t, const X509 *cert)

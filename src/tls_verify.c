@@ -1,11 +1,12 @@
 /*
- * The checks of a peer's certificate, in the order in which they are logged: chain, subject, local copy. See tls_verify.h.
+ * The checks of a peer's certificate, in the order in which they are logged: chain, subject, local copy, OCSP. See tls_verify.h.
  * Everything that is decided here is the connection's (struct tls): nothing may leak from one handshake to another.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tls_verify.h"
 
 #include "tls_context.h"
+#include "tls_ocsp.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -224,7 +225,8 @@ static int verify_one(int ok, X509_STORE_CTX *store)
 		return reject(&v, "Rejected by CERT");
 	if (v.depth == 0 && v.section->verify_peer && !check_copy(&v))
 		return reject(&v, "Rejected by CERT");
-	/* OCSP is asked here, last, and rejects with "Rejected by OCSP". */
+	if (v.section->verify_chain && !tls_ocsp_verify(tls, store))
+		return reject(&v, "Rejected by OCSP");
 	return let_pass(&v);
 }
 

@@ -129,7 +129,7 @@ SECTION = [
     ("client = yes\nredirect = 127.0.0.1:1", '[!] Service [s]: "redirect" is unsupported in client sections'),
     ("OCSPflag = BAD", "Illegal OCSP flag"),
     ("OCSP = foo", '[!] Service [s]: "verifyChain" has to be enabled for OCSP support'),
-    ("verifyChain = yes\nOCSP = http://127.0.0.1:1/\nCAfile = /dev/null", '[!] CONFIG:9: "OCSP = http://127.0.0.1:1/": ' + not_built("OCSP")),
+    ("verifyChain = yes\nOCSP = http://127.0.0.1:1/\nCAfile = /dev/null", CONTEXT),
     ("OCSP = http://127.0.0.1:1/", '[!] Service [s]: "verifyChain" has to be enabled for OCSP support'),
     ("PSKidentity = a", OK),
     ("PSKsecrets = /dev/null", not_built("PSKsecrets")),

@@ -109,6 +109,13 @@ def test_each_certificate_has_its_own_response(bench, authority, tmp_path):
     assert stapled(proxy.port, "-sigalgs", "RSA-PSS+SHA256") == "revoked"
 
 
+def test_issuer_from_the_trusted_certificates(bench, authority):
+    responder = Responder(bench, authority)
+    proxy = bench.tls_server(pem=authority.pem("server", aia=responder.url), extra=f"CAfile = {authority.cert}")
+    wait_cached(proxy)
+    assert stapled(proxy.port) == "good"
+
+
 def test_no_issuer_no_question(bench, authority):
     responder = Responder(bench, authority)
     proxy = bench.tls_server(pem=authority.pem("server", aia=responder.url))

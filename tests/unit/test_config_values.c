@@ -255,7 +255,7 @@ Test(config_values, server)
 		{"OCSPnonce = x", "The argument needs to be either 'yes' or 'no'"},
 		{"OCSPrequire = no", OK},
 		{"OCSP = foo", "[!] Service [s]: \"verifyChain\" has to be enabled for OCSP support\n"},
-		{"OCSP = http://127.0.0.1:1/\nverifyChain = yes\nCAfile = /dev/null", NOT_BUILT("OCSP")},
+		{"OCSP = http://127.0.0.1:1/\nverifyChain = yes\nCAfile = /dev/null", OK},
 		{"OCSP = http://127.0.0.1:1/", "\"verifyChain\" has to be enabled for OCSP support"},
 		{"PSKidentity = a", OK},
 		{"PSKsecrets = /nonexist", "[!] /nonexist: No such file or directory (2)\n"},
