@@ -402,7 +402,7 @@ def test_heartbeat_is_not_answered(bench):
     """CVE-2014-0160: OpenSSL 3 has no heartbeats; nothing comes back but an alert."""
     proxy = bench.tls_server("sslVersion = TLSv1.2")
     client = bench.client(proxy.port, client_context(version=V12))
-    client.sock.sendall(record(24, b"\x01\x40\x00"))
+    client.sock.sendall(record(24, b"\x01\x40\x00" + bytes(16)))
     client.sock.settimeout(TIMEOUT)
     raw, _ = read_all(client.sock)
     assert len(raw) < 200

@@ -353,7 +353,7 @@ def test_sessions_of_the_server(bench, tmp_path, arguments):
         talk.echo("after")
         talk.say("Q")
         talk.child.wait(20 * SLOW)
-    assert len(proxy.lines("TLS accepted: previous session reused")) == 2
+    assert len(proxy.wait_log("TLS accepted: previous session reused", 2)) == 2
 
 
 @pytest.mark.san
