@@ -117,6 +117,7 @@ struct section {
 	const char *psk_identity, *psk_secrets;
 	const char *sessiond;                /* [host:]port of a session cache, UDP */
 	const char *ticket_key, *ticket_mac; /* hexadecimal */
+	struct texts ticket_key_files;       /* extension */
 	const char *engine_id;
 	int engine_num;   /* from 1; 0 = none */
 	bool cert_reload; /* extension: files that change are loaded anew */

@@ -142,7 +142,11 @@ static const char *check_versions(const struct reading *reading, const struct se
 static const char *check_tickets(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (service->pub.client || !service->pub.ticket_key == !service->pub.ticket_mac)
+	if (service->pub.client)
+		return NULL;
+	if (service->pub.ticket_key_files.count && (service->pub.ticket_key || service->pub.ticket_mac))
+		return "\"ticketKeyFile\" and \"ticketKeySecret\" exclude each other";
+	if (!service->pub.ticket_key == !service->pub.ticket_mac)
 		return NULL;
 	return "\"ticketKeySecret\" and \"ticketMacSecret\" must be set together";
 }

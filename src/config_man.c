@@ -95,6 +95,9 @@ const struct config_note config_notes[] = {
 	{"OCSPrequire", "It counts once a responder was asked. With `no` such a peer is accepted; a revoked certificate never is."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
+	{"redirect",
+         "Clients without a certificate, or with one that fails a check, are let in and connected to this address instead of `connect`, "
+         "however often they resume their session. Several addresses are taken as `failover` says."},
 	{"relay", "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do "
                   "it, which takes a thread of the "
                   "kernel for each splice. `auto` is `splice`."},
@@ -107,6 +110,10 @@ const struct config_note config_notes[] = {
          "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
 	{"sessionCacheTimeout", "Tickets are valid for the same time."},
+	{"sessionResume", "A resumed session goes to the backend that served it before, if there are several and it is still one of them. "
+                          "In TLS 1.2 a ticket names the backend that is tried first, in all else the one that answered. "
+                          "A session is resumed only where the same is checked about the peer as where it began: the section's name, its options about "
+                          "certificates, and the content of their files count."},
 	{"sni",
          "In server mode a section without `accept` that has it is a virtual host of the section named first: clients that ask "
          "for a name that the "
@@ -119,6 +126,18 @@ const struct config_note config_notes[] = {
 	{"socket", "Those of a section add to the global ones. See SOCKET OPTIONS."},
 	{"sslVersion", "Sets `sslVersionMin` and `sslVersionMax`. What `all` leaves open is decided by openssl.cnf."},
 	{"stack", "At least 16384. The largest one of all sections holds for all."},
+	{"ticketKeyFile",
+         "A file of 48 or 80 bytes is one key as nginx has it: a name, and keys for AES-128 and HMAC or for HMAC and AES-256. "
+         "Any other file has lines of base64 as haproxy has them: a name, an AES key and an HMAC key in 48 or 80 bytes. "
+         "The last line but one makes the tickets, all others open what is old or comes from a host that is ahead: "
+         "a key is rotated by appending a line everywhere and dropping the first. "
+         "With several files the first one makes the tickets. "
+         "A file that has changed is read again by itself, or by SIGHUP; one that cannot be used changes nothing. "
+         "Without this option and `ticketKeySecret` keys are random, and change whenever half of `sessionCacheTimeout` is over."},
+	{"ticketKeySecret", "16 or 32 bytes, for AES-128 or AES-256; colons may stand between them. "
+                            "Whoever has the same `ticketKeySecret`, `ticketMacSecret` and section name takes the tickets of the others, stunnel too. "
+                            "With stunnel this works where the section checks nothing about its peers and has one backend: its tickets do not say what was checked."},
+	{"ticketMacSecret", "16 or 32 bytes, for HMAC-SHA256."},
 	{"TIMEOUTbusy", "It is a deadline for the whole handshake."},
 	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
 	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},

@@ -106,12 +106,6 @@ static bool asks_libwrap(const struct global_options *global, const struct servi
 	return service->libwrap;
 }
 
-static bool asks_ticket(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return !service->pub.client;
-}
-
 static bool asks_transparent(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;

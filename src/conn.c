@@ -91,7 +91,7 @@ static bool await_bytes(struct conn *c, struct end *e)
 }
 
 /* OpenSSL needs more stack than most coroutines have; a deep one has it, and there a callback of OpenSSL's may suspend. */
-static void conn_call(const struct conn *c, coro_fn *fn, void *arg)
+void conn_call(const struct conn *c, coro_fn *fn, void *arg)
 {
 	if (c->deep)
 		fn(arg);
@@ -128,6 +128,8 @@ static void handshake_start(void *arg)
 
 	c->tls.log_id = c->id;
 	c->tls.peer = &c->peer;
+	c->tls.tickets_wait = true;
+	c->tls.choose_backend = dial_choose;
 	e->tls = &c->tls;
 	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, c->destination) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
@@ -144,6 +146,7 @@ static enum tls_progress switch_service(struct conn *c)
 	stats_add(&to->stats->active, 1);
 	stats_add(&to->stats->switched, 1);
 	c->service = to;
+	c->upstream = to->upstream;
 	if (tls_switch(&c->tls, to->tls) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
 		return TLS_FAILED;
@@ -194,6 +197,49 @@ static void tls_up(struct conn *c)
 	}
 }
 
+struct issue {
+	struct conn *c;
+	const struct addr *backend;
+	bool ok;
+};
+
+static void issue(void *arg)
+{
+	struct issue *i = arg;
+
+	i->ok = tls_issue_tickets(&i->c->tls, i->backend);
+}
+
+void conn_issue_tickets(struct conn *c, const struct addr *backend)
+{
+	struct issue i = {.c = c, .backend = backend};
+
+	conn_call(c, issue, &i);
+	if (!i.ok)
+		conn_fail(c, CONN_RESET);
+	end_send(conn_tls_end(c));
+}
+
+static void find_route(void *arg)
+{
+	struct conn *c = arg;
+
+	c->redirected = c->service->redirect && !tls_authenticated(&c->tls);
+}
+
+/* Server mode, TLS is up: peers that were not authenticated go where `redirect` says. */
+static void route(struct conn *c)
+{
+	if (c->failed)
+		return;
+	conn_call(c, find_route, c);
+	c->upstream = c->redirected ? c->service->redirect : c->service->upstream;
+	if (c->redirected)
+		conn_log(c, LOG_NOTICE, "Redirecting connection");
+	if (!dial_remembers(c))
+		conn_issue_tickets(c, NULL);
+}
+
 /* Options and address of the accepted socket. */
 static void greet(struct conn *c)
 {
@@ -228,6 +274,7 @@ static void conn_live(void *arg)
 		tls_up(c);
 	} else {
 		tls_up(c);
+		route(c);
 		dial(c);
 	}
 	conn_deadline(c, TIMEOUT_FOREVER, NULL);
@@ -337,6 +384,7 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	memset(c, 0, sizeof(*c));
 	c->worker = w;
 	c->service = service;
+	c->upstream = service->upstream;
 	c->how = CONN_RESET;
 	c->timer.expired = timer_expired;
 	end_init(&c->front, c, fd);

@@ -21,7 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CONN_ID_MAX = 24, CONN_DESTINATION_MAX = 64 };
+enum { CONN_ID_MAX = 24 };
 
 enum pump_state {
 	PUMP_OPEN,
@@ -80,8 +80,12 @@ struct conn {
 	struct end front, back; /* accepted, dialled */
 	struct tls tls;
 	struct pump to_tls, to_plain;
-	struct addr peer;                       /* the client's address */
-	char destination[CONN_DESTINATION_MAX]; /* client mode with several upstreams: which one answered, for its session */
+	struct upstream *upstream;       /* where it goes */
+	bool redirected;                 /* upstream is the redirect's */
+	bool chosen;                     /* `first` has been chosen */
+	size_t first;                    /* the first address of the upstream to try */
+	struct addr peer;                /* the client's address */
+	char destination[ADDR_TEXT_MAX]; /* client mode: the upstream that answered, for its sessions */
 	char id[CONN_ID_MAX];
 };
 
@@ -120,6 +124,12 @@ static inline struct end *conn_plain_end(struct conn *c)
 {
 	return c->service->conf->client ? &c->front : &c->back;
 }
+
+/* Calls into OpenSSL from a conversation: on the thread's stack, unless its own has room enough. */
+void conn_call(const struct conn *c, void (*fn)(void *arg), void *arg);
+
+/* Server mode, TLS is up: gives the client its tickets, which remember the backend (NULL: none). */
+void conn_issue_tickets(struct conn *c, const struct addr *backend);
 
 /* (Re)arms the deadline of the present step; negative: none. `doing` names it in the log. */
 void conn_deadline(struct conn *c, int seconds, const char *doing);

@@ -15,16 +15,90 @@
 /* The addresses to try: those of the section, or looked up now. `mine` is to be freed by the caller. */
 static const struct addr_list *addresses(struct conn *c, struct addr_list *mine)
 {
-	const struct texts *connect = &c->service->conf->connect;
+	const struct texts *names = c->upstream->names;
 	int error;
 
-	if (!c->service->upstream->delay)
-		return &c->service->upstream->addrs;
-	lookup_await(&c->lookup, c->worker, &c->wait, (const char *const *)connect->texts, connect->count, mine, &error);
+	if (!c->upstream->delay)
+		return &c->upstream->addrs;
+	lookup_await(&c->lookup, c->worker, &c->wait, (const char *const *)names->texts, names->count, mine, &error);
 	if (error)
-		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", connect->texts[0], gai_strerror(error));
+		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", names->texts[0], gai_strerror(error));
 	return mine;
 }
+
+/* --- where to begin ----------------------------------------------------------------------------------------------------------------- */
+
+struct recall {
+	struct conn *c;
+	struct addr backend;
+	bool resumed, found;
+};
+
+static void recall(void *arg)
+{
+	struct recall *r = arg;
+
+	r->resumed = tls_resumed(&r->c->tls);
+	r->found = tls_remembered(&r->c->tls, &r->backend);
+}
+
+/* The address that served the session before. */
+static bool begin_as_before(struct conn *c, const struct addr_list *list, size_t *first)
+{
+	struct recall r = {.c = c};
+	char text[ADDR_TEXT_MAX];
+
+	conn_call(c, recall, &r);
+	if (!r.resumed)
+		return false;
+	if (!r.found) {
+		conn_log(c, LOG_NOTICE, "persistence: No cached address found");
+		return false;
+	}
+	for (*first = 0; *first < list->count; ++*first) {
+		if (addr_equal(&list->addrs[*first], &r.backend)) {
+			conn_log(c, LOG_INFO, "persistence: %s reused", addr_text(&r.backend, text));
+			return true;
+		}
+	}
+	conn_log(c, LOG_INFO, "persistence: %s not available", addr_text(&r.backend, text));
+	return false;
+}
+
+static size_t begin(struct conn *c, const struct addr_list *list)
+{
+	bool round_robin = c->service->conf->failover == FAILOVER_RR && !c->upstream->delay;
+	size_t first = 0;
+
+	if (dial_remembers(c) && begin_as_before(c, list, &first))
+		return first;
+	first = 0;
+	if (round_robin)
+		first = atomic_fetch_add_explicit(&c->upstream->next, 1, memory_order_relaxed) % list->count;
+	conn_log(c, LOG_INFO, "failover: %s, starting at entry #%zu", round_robin ? "round-robin" : "priority", first);
+	return first;
+}
+
+bool dial_remembers(const struct conn *c)
+{
+	return !c->service->conf->client && c->tls.ssl && !c->redirected && (c->upstream->delay || c->upstream->addrs.count > 1);
+}
+
+const struct addr *dial_choose(struct tls *tls)
+{
+	struct conn *c = container_of(tls, struct conn, tls);
+	const struct addr_list *list = &c->upstream->addrs;
+	bool redirected = c->service->redirect && !tls_authenticated(tls);
+
+	if (redirected || c->upstream->delay || list->count < 2)
+		return NULL;
+	if (!c->chosen)
+		c->first = begin(c, list);
+	c->chosen = true;
+	return &list->addrs[c->first];
+}
+
+/* --- connecting --------------------------------------------------------------------------------------------------------------------- */
 
 /* Binds to the section's source address of the same family, if it has one. */
 static bool bind_local(struct conn *c, int fd, const struct addr *to)
@@ -74,15 +148,16 @@ static void log_failure(struct conn *c, const struct addr *to, int error)
 		conn_log(c, LOG_ERR, "s_connect: connect %s: %s (%d)", addr_text(to, text), strerror(-error), -error);
 }
 
-static void connected(struct conn *c, int fd, const struct addr *to)
+static void connected(struct conn *c, int fd, const struct addr *to, size_t choice)
 {
-	char text[ADDR_TEXT_MAX], mine[ADDR_TEXT_MAX];
+	char mine[ADDR_TEXT_MAX];
 	struct addr local = {.len = sizeof(local) - sizeof(local.len)};
 
 	c->back.fd = fd;
-	if (c->service->conf->client && c->service->upstream->addrs.count > 1)
-		snprintf(c->destination, sizeof(c->destination), "%.*s", (int)sizeof(c->destination) - 1, addr_text(to, text));
-	conn_log(c, LOG_NOTICE, "s_connect: connected %s", addr_text(to, text));
+	addr_text(to, c->destination);
+	conn_log(c, LOG_NOTICE, "s_connect: connected %s", c->destination);
+	if (choice > 1 && dial_remembers(c))
+		conn_log(c, LOG_INFO, "persistence: %s cached", c->destination);
 	if (!conn_wants(c, LOG_NOTICE))
 		return;
 	if (getsockname(fd, &local.sa, &local.len) < 0)
@@ -91,8 +166,8 @@ static void connected(struct conn *c, int fd, const struct addr *to)
 	conn_log(c, LOG_DEBUG, "Remote descriptor (FD=%d) initialized", fd);
 }
 
-/* One address. True when connected. */
-static bool dial_one(struct conn *c, const struct addr *to)
+/* One address of so many. True when connected. */
+static bool dial_one(struct conn *c, const struct addr *to, size_t choice)
 {
 	char text[ADDR_TEXT_MAX];
 	int fd, error;
@@ -104,7 +179,7 @@ static bool dial_one(struct conn *c, const struct addr *to)
 	conn_deadline(c, c->service->conf->timeout_connect_s, "s_connect");
 	error = c->failed ? -ECANCELED : ring_await_connect(c->worker->ring, &c->wait, fd, to);
 	if (error == 0 && !c->failed) {
-		connected(c, fd, to);
+		connected(c, fd, to, choice);
 		return true;
 	}
 	close(fd);
@@ -117,24 +192,23 @@ static bool dial_one(struct conn *c, const struct addr *to)
 
 void dial(struct conn *c)
 {
-	struct upstream *upstream = c->service->upstream;
-	bool round_robin = c->service->conf->failover == FAILOVER_RR && !upstream->delay;
 	struct addr_list mine = {0};
 	const struct addr_list *list;
-	size_t first = 0;
 
 	if (c->failed)
 		return;
 	conn_deadline(c, TIMEOUT_FOREVER, NULL);
 	list = addresses(c, &mine);
-	if (list->count > 1) {
-		if (round_robin)
-			first = atomic_fetch_add_explicit(&upstream->next, 1, memory_order_relaxed) % list->count;
-		conn_log(c, LOG_INFO, "failover: %s, starting at entry #%zu", round_robin ? "round-robin" : "priority", first);
-	}
+	if (list->count > 1 && !c->chosen)
+		c->first = begin(c, list);
 	for (size_t i = 0; i < list->count && !c->failed; i++) {
-		if (dial_one(c, &list->addrs[(first + i) % list->count]))
-			goto out;
+		const struct addr *to = &list->addrs[(c->first + i) % list->count];
+
+		if (!dial_one(c, to, list->count))
+			continue;
+		if (dial_remembers(c))
+			conn_issue_tickets(c, list->count > 1 ? to : NULL);
+		goto out;
 	}
 	if (!c->failed)
 		conn_log(c, LOG_ERR, list->count ? "No more addresses to connect" : "No remote host resolved");

@@ -47,10 +47,30 @@ static int watch_section(struct watch *watch, const struct section *section)
 	return error;
 }
 
+/* Files of ticket keys change by design, so they are always watched. What they concern is not the section's contexts, hence an owner of their own. */
+static unsigned ticket_owner(const struct config *config, const struct section *section)
+{
+	return (unsigned)config->section_count + section->index;
+}
+
+static bool has_ticket_files(const struct section *section)
+{
+	return section->ticket_key_files.count && !section->client;
+}
+
+static int watch_tickets(struct watch *watch, const struct config *config, const struct section *section)
+{
+	int error = 0;
+
+	for (size_t i = 0; has_ticket_files(section) && i < section->ticket_key_files.count && !error; i++)
+		error = watch_add(watch, section->ticket_key_files.texts[i], ticket_owner(config, section));
+	return error;
+}
+
 static bool wanted(const struct config *config)
 {
 	for (const struct section *s = config->sections; s; s = s->next)
-		if (s->cert_reload)
+		if (s->cert_reload || has_ticket_files(s))
 			return true;
 	return false;
 }
@@ -62,9 +82,12 @@ struct watch *renew_watch(const struct config *config)
 
 	if (!wanted(config))
 		return NULL;
-	for (const struct section *s = config->sections; s && !error; s = s->next)
+	for (const struct section *s = config->sections; s && !error; s = s->next) {
 		if (s->cert_reload)
 			error = watch_section(watch, s);
+		if (!error)
+			error = watch_tickets(watch, config, s);
+	}
 	if (!error)
 		return watch;
 	log_global(LOG_ERR, "certReload: %s", strerror(-error));
@@ -72,14 +95,34 @@ struct watch *renew_watch(const struct config *config)
 	return NULL;
 }
 
+static void renew_tickets(const struct generation *current, const bool *changed)
+{
+	const struct config *config = current->config;
+
+	for (const struct section *s = config->sections; s; s = s->next) {
+		if (!changed[ticket_owner(config, s)])
+			continue;
+		log_soften(LOG_WARNING);
+		if (tls_sessions_reload(current->commons[s->index].sessions, s))
+			log_global(LOG_NOTICE, "Service [%s]: changed ticket keys loaded", s->name);
+		else
+			log_global(LOG_WARNING, "Service [%s]: changed ticket keys cannot be used: the old ones stay", s->name);
+		log_soften(LOG_EMERG);
+	}
+}
+
 struct generation *renew(struct watch *watch, uint64_t now_ms, const struct generation *current,
                          struct tls_library *const *libraries)
 {
-	bool *changed = watch ? calloc(current->config->section_count, sizeof(*changed)) : NULL;
+	size_t count = current ? current->config->section_count : 0;
+	bool *changed = watch ? calloc(2 * count, sizeof(*changed)) : NULL; /* sections, then ticket_owner() of each */
 	struct generation *next = NULL;
 
-	if (changed && watch_turn(watch, now_ms, changed))
-		next = generation_renew(current, changed, libraries);
+	if (changed && watch_turn(watch, now_ms, changed)) {
+		renew_tickets(current, changed);
+		if (memchr(changed, true, count))
+			next = generation_renew(current, changed, libraries);
+	}
 	free(changed);
 	return next;
 }

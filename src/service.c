@@ -41,7 +41,7 @@ static const struct common *common_named(const struct section *section, const st
 static struct tls_sessions *sessions_for(const struct section *section, const struct tls_trust *trust, const struct common *old)
 {
 	if (old && tls_trust_equal(trust, old->trust))
-		return tls_sessions_ref(old->sessions);
+		return tls_sessions_reload(old->sessions, section) ? tls_sessions_ref(old->sessions) : NULL;
 	return tls_sessions_new(section);
 }
 
@@ -60,17 +60,18 @@ static bool resolve_accept(const struct section *s, struct common *common)
 }
 
 /* Names that cannot be resolved now are looked up for each connection, as with `delay = yes`. */
-static void resolve_connect(const struct section *s, struct upstream *upstream)
+static void resolve_targets(const struct texts *names, const char *option, bool delay, struct upstream *upstream)
 {
 	unsigned random = 0;
 
-	upstream->delay = s->delay;
-	for (size_t i = 0; i < s->connect.count && !upstream->delay; i++) {
-		int error = addr_resolve(s->connect.texts[i], ADDR_ACTIVE, &upstream->addrs);
+	upstream->names = names;
+	upstream->delay = delay;
+	for (size_t i = 0; i < names->count && !upstream->delay; i++) {
+		int error = addr_resolve(names->texts[i], ADDR_ACTIVE, &upstream->addrs);
 
 		if (error) {
-			log_global(LOG_ERR, "Error resolving \"%s\": %s", s->connect.texts[i], gai_strerror(error));
-			log_global(LOG_WARNING, "Cannot resolve connect target - delaying DNS lookup");
+			log_global(LOG_ERR, "Error resolving \"%s\": %s", names->texts[i], gai_strerror(error));
+			log_global(LOG_WARNING, "Cannot resolve %s target - delaying DNS lookup", option);
 			upstream->delay = true;
 			addr_list_free(&upstream->addrs);
 		}
@@ -171,6 +172,7 @@ static bool init_services(struct generation *g, const struct section *s)
 		service->conf = s;
 		service->set = &g->sets[w];
 		service->upstream = &g->commons[s->index].upstream;
+		service->redirect = s->redirect.count ? &g->commons[s->index].redirect : NULL;
 		service->deep = handshake_waits(s);
 		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
 		if (!service->stats)
@@ -186,7 +188,8 @@ static bool init_section(struct generation *g, const struct section *s, const st
 
 	if (!init_services(g, s))
 		return false;
-	resolve_connect(s, &common->upstream);
+	resolve_targets(&s->connect, "connect", s->delay, &common->upstream);
+	resolve_targets(&s->redirect, "redirect", s->delay, &common->redirect);
 	return resolve_accept(s, common) && resolve_local(s, &common->upstream) &&
 	       init_tls(g, s, common_before(s, previous), libraries) && make_staples(g, s, common_named(s, previous));
 }
@@ -235,14 +238,19 @@ struct generation *generation_new(struct config *config, const struct generation
 
 /* --- certReload --------------------------------------------------------------------------------------------------------------------- */
 
+static bool copy_upstream(struct upstream *upstream, const struct upstream *old)
+{
+	upstream->names = old->names; /* in the configuration, which stays */
+	upstream->delay = old->delay;
+	upstream->next = atomic_load(&old->next);
+	return addr_list_copy(&upstream->addrs, &old->addrs) == 0 && addr_list_copy(&upstream->local, &old->local) == 0;
+}
+
 /* What does not come from files is taken over as it is. */
 static bool copy_common(struct common *common, const struct common *old)
 {
-	common->upstream.delay = old->upstream.delay;
-	common->upstream.next = atomic_load(&old->upstream.next);
-	return addr_list_copy(&common->accept, &old->accept) == 0 &&
-	       addr_list_copy(&common->upstream.addrs, &old->upstream.addrs) == 0 &&
-	       addr_list_copy(&common->upstream.local, &old->upstream.local) == 0;
+	return addr_list_copy(&common->accept, &old->accept) == 0 && copy_upstream(&common->upstream, &old->upstream) &&
+	       copy_upstream(&common->redirect, &old->redirect);
 }
 
 static void keep_tls(struct generation *g, const struct generation *current, const struct section *s)
@@ -310,6 +318,7 @@ void generation_free(struct generation *g)
 		addr_list_free(&g->commons[i].accept);
 		addr_list_free(&g->commons[i].upstream.addrs);
 		addr_list_free(&g->commons[i].upstream.local);
+		addr_list_free(&g->commons[i].redirect.addrs);
 		tls_sessions_unref(g->commons[i].sessions);
 		tls_trust_unref(g->commons[i].trust);
 		tls_staples_unref(g->commons[i].staples);

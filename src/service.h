@@ -16,8 +16,9 @@
 
 /* Where a section's connections go: shared by its services of all workers. */
 struct upstream {
-	struct addr_list addrs; /* resolved at load; empty when looked up for each connection */
-	struct addr_list local; /* addresses to connect from; empty: the kernel chooses */
+	const struct texts *names; /* in the configuration */
+	struct addr_list addrs;    /* resolved at load; empty when looked up for each connection */
+	struct addr_list local;    /* addresses to connect from; empty: the kernel chooses */
 	bool delay;
 	atomic_uint next; /* failover = rr: where the next connection starts */
 };
@@ -27,6 +28,7 @@ struct service {
 	const struct section *conf;
 	struct service_set *set;
 	struct upstream *upstream;
+	struct upstream *redirect; /* for peers that were not authenticated; NULL: there is no such thing */
 	struct tls_context *tls;
 	struct stats *stats;
 	bool deep; /* a handshake may have to wait for somebody else than the peer: its conversation has a stack that OpenSSL fits on */
@@ -43,7 +45,7 @@ struct service_set {
 /* What a section has for all workers. */
 struct common {
 	struct addr_list accept;
-	struct upstream upstream;
+	struct upstream upstream, redirect;
 	struct tls_trust *trust;
 	struct tls_sessions *sessions;
 	struct tls_staples *staples;

@@ -4,7 +4,6 @@
  */
 #include "tls.h"
 
-#include "log.h"
 #include "record_keyed.h"
 #include "record_openssl.h"
 #include "tls_context.h"
@@ -106,7 +105,8 @@ static int begin_openssl(struct tls *tls, struct tls_context *context)
 	if (!bio)
 		return -ENOMEM;
 	SSL_set_bio(tls->ssl, bio, bio);
-	return 0;
+	/* A server's tickets of TLS 1.3 are made once it is known what is to be in them: tls_issue_tickets(). */
+	return SSL_set_num_tickets(tls->ssl, 0) == 1 ? 0 : -ENOMEM;
 }
 
 int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, struct queue *in, struct queue *out,
@@ -129,7 +129,7 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 		SSL_set_connect_state(tls->ssl);
 		if (!set_server_name(tls))
 			return -ENOMEM;
-		tls_sessions_offer(context->sessions, destination, tls->ssl, tls->section, tls->log_id);
+		tls_sessions_offer(tls);
 	} else {
 		SSL_set_accept_state(tls->ssl);
 	}
@@ -159,17 +159,23 @@ static void log_peer_key(struct tls *tls)
 	EVP_PKEY_free(key);
 }
 
-void tls_log_session_id(const struct tls *tls, const SSL_SESSION *session)
+const char *tls_session_id_text(const SSL_SESSION *session, char *hex)
 {
-	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
 	unsigned n;
 	const unsigned char *id = SSL_SESSION_get_id(session, &n);
 
-	if (n == 0)
-		return; /* TLS 1.3, client: it comes with the ticket */
+	*hex = '\0';
 	for (unsigned i = 0; i < n; i++)
 		snprintf(hex + 2 * i, 3, "%02X", id[i]);
-	tls_log(tls, LOG_INFO, "Session id: %s", hex);
+	return hex;
+}
+
+void tls_log_session_id(const struct tls *tls, const SSL_SESSION *session)
+{
+	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
+
+	if (*tls_session_id_text(session, hex)) /* TLS 1.3, client: it comes with the ticket */
+		tls_log(tls, LOG_INFO, "Session id: %s", hex);
 }
 
 static void log_established(struct tls *tls)
@@ -197,6 +203,8 @@ enum tls_progress tls_handshake(struct tls *tls)
 	if (code == 1) {
 		tls->handshaking = false;
 		log_established(tls);
+		if (!tls->section->client && !tls->tickets_wait && !tls_issue_tickets(tls, NULL))
+			return TLS_FAILED;
 		return TLS_DONE;
 	}
 	switch (SSL_get_error(tls->ssl, code)) {

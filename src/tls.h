@@ -70,6 +70,9 @@ struct tls_sessions *tls_sessions_new(const struct section *section);
 struct tls_sessions *tls_sessions_ref(struct tls_sessions *sessions);
 void tls_sessions_unref(struct tls_sessions *sessions);
 
+/* Reads the section's ticketKeyFile again. False after logging why: the keys that were read before stay in force. Callable from any thread. */
+bool tls_sessions_reload(struct tls_sessions *sessions, const struct section *section);
+
 /*
  * Makes the SSL_CTX of a section for one worker. Returns NULL after logging why. `announce`: log at LOG_INFO what is configured (once, not per worker).
  * The section and the sessions must outlive the context.
@@ -106,6 +109,13 @@ struct tls {
 	 */
 	int (*ask)(struct tls *tls, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply);
 	struct tls_ocsp *ocsp; /* certificates that responders have called good */
+
+	/* server mode: set by the owner */
+	bool tickets_wait; /* the owner calls tls_issue_tickets() itself, once it knows the backend */
+	/* For a ticket that TLS 1.2 wants at once: where the connection is going to, or NULL. */
+	const struct addr *(*choose_backend)(struct tls *tls);
+
+	const struct addr *backend; /* for the tickets under way */
 };
 
 /*
@@ -133,6 +143,21 @@ int tls_switch(struct tls *tls, struct tls_context *context);
 
 /* True when the handshake resumed a session. */
 bool tls_resumed(const struct tls *tls);
+
+/*
+ * Whether the peer has shown a certificate that passed all checks: in this handshake, or in the one that began the session it resumed.
+ * What cannot be found out is a no. Asked while OpenSSL still has the connection. (deep)
+ */
+bool tls_authenticated(const struct tls *tls);
+
+/* Server mode: the backend that the session which was resumed remembers. False: none. (deep) */
+bool tls_remembered(const struct tls *tls, struct addr *backend);
+
+/*
+ * Server mode, once the handshake is over: sends the tickets of TLS 1.3, which then lie in `out`, and lets the session remember `backend` (NULL: none)
+ * as far as it is not in a ticket already. False after logging why. (deep)
+ */
+bool tls_issue_tickets(struct tls *tls, const struct addr *backend);
 
 enum tls_promotion {
 	TLS_PROMOTED,

@@ -4,14 +4,13 @@
  */
 #include "tls_context.h"
 
-#include "log.h"
 #include "record_openssl.h"
 #include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_ocsp.h"
 #include "tls_sessions.h"
-#include "tls_trust.h"
 #include "tls_staple.h"
+#include "tls_trust.h"
 
 #include <openssl/conf.h>
 #include <openssl/err.h>
@@ -247,7 +246,7 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_ciphersuites", NULL);
 		return false;
 	}
-	if (!set_groups(ctx, section) || !tls_sessions_install(context->sessions, section, ctx))
+	if (!set_groups(ctx, section) || !tls_sessions_install(section, ctx))
 		return false;
 	ERR_clear_error();
 	if (!tls_identity_install(identity, ctx, library->context)) {
@@ -284,6 +283,10 @@ struct tls_context *tls_context_new(const struct section *section, const struct 
 	context->sessions = tls_sessions_ref(sessions);
 	context->trust = tls_trust_ref(trust);
 	ERR_clear_error();
+	if (!tls_policy_of(section, trust, &context->policy) || !tickets_view_open(&context->tickets, library->context)) {
+		tls_log_errors(LOG_ERR, NULL, "EVP_CIPHER_fetch", NULL);
+		goto failed;
+	}
 	context->ctx = SSL_CTX_new_ex(library->context, NULL, section->client ? TLS_client_method() : TLS_server_method());
 	if (!context->ctx) {
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_new", NULL);
@@ -310,6 +313,7 @@ void tls_context_free(struct tls_context *context)
 	if (!context || atomic_fetch_sub(&context->refs, 1) > 1)
 		return;
 	SSL_CTX_free(context->ctx);
+	tickets_view_close(&context->tickets);
 	tls_sessions_unref(context->sessions);
 	tls_trust_unref(context->trust);
 	tls_staples_unref(context->staples);

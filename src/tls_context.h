@@ -7,6 +7,8 @@
 
 #include "log.h"
 #include "tls.h"
+#include "tls_session_data.h"
+#include "tls_tickets.h"
 
 #include <openssl/types.h>
 #include <stdatomic.h>
@@ -21,10 +23,15 @@ struct tls_context {
 	struct tls_trust *trust;
 	struct x509_lookup_st *ca_finder, *ca_directory; /* where its store looks certificates up; the latter only with CApath */
 	struct tls_staples *staples; /* server mode, once installed */
+	struct tls_policy policy;
+	struct tickets_view tickets;
 };
 
 /* A line of the connection, if its section wants lines of that level. */
 #define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
+
+/* Writes a session's id in hexadecimal, "" if it has none, and returns `hex`, which has room for 65 bytes. */
+const char *tls_session_id_text(const struct ssl_session_st *session, char *hex);
 
 /* Logs a session's id at LOG_INFO, if it has one. */
 void tls_log_session_id(const struct tls *tls, const struct ssl_session_st *session);

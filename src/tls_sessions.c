@@ -4,190 +4,52 @@
  */
 #include "tls_sessions.h"
 
-#include "list.h"
 #include "log.h"
 #include "tls_context.h"
+#include "tls_session_cache.h"
+#include "tls_session_data.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
-	SHARDS = 16,            /* locks of the server cache */
-	BUCKETS = 64,           /* per shard */
-	TICKET_KEYS = 80,       /* name 16, HMAC key 32, AES key 32: SSL_CTX_set_tlsext_ticket_keys(3) */
-	DESTINATIONS_MAX = 256, /* client sessions kept */
-};
-
-/* A stored session: of the server, by session id; of the client, by destination. */
-struct entry {
-	struct entry *chain; /* bucket */
-	struct list used;    /* least recently used first */
-	time_t expires;
-	size_t key_len, der_len;
-	unsigned char bytes[]; /* key, then DER */
-};
-
-struct shard {
-	pthread_mutex_t lock;
-	struct entry *bucket[BUCKETS];
-	struct list used;
-	size_t count, room; /* room 0: unlimited */
+	CLIENT_SESSIONS_MAX = 1024,
+	/* TLS 1.3 sessions kept for a destination: each is good for one connection, and a server gives two, so that many may begin at once. */
+	CLIENT_ALIKE = 16,
 };
 
 struct tls_sessions {
 	atomic_uint refs;
-	unsigned char ticket_keys[TICKET_KEYS];
-	struct shard server[SHARDS];
-	struct shard client;
+	struct tls_tickets *tickets;
+	struct session_cache *server; /* by session id */
+	struct session_cache *client; /* by destination */
 };
 
-static int ctx_index = -1; /* SSL_CTX ex_data: struct tls_sessions */
-
-static uint64_t hash(const void *key, size_t n)
-{
-	const unsigned char *p = key;
-	uint64_t h =
-		0xcbf29ce484222325; /* FNV-1a; session ids are our own random bytes, destinations are configured: nobody chooses collisions */
-
-	while (n--)
-		h = (h ^ *p++) * 0x100000001b3;
-	return h ^ h >> 32;
-}
-
-static void shard_init(struct shard *s, size_t room)
-{
-	pthread_mutex_init(&s->lock, NULL);
-	list_init(&s->used);
-	s->room = room;
-}
-
-static struct entry **entry_at(struct shard *s, const void *key, size_t n)
-{
-	struct entry **at = &s->bucket[hash(key, n) / SHARDS % BUCKETS];
-
-	while (*at && ((*at)->key_len != n || memcmp((*at)->bytes, key, n) != 0))
-		at = &(*at)->chain;
-	return at;
-}
-
-static void entry_free(struct entry *e)
-{
-	OPENSSL_cleanse(e->bytes, e->key_len + e->der_len); /* holds a master secret */
-	free(e);
-}
-
-static void entry_drop(struct shard *s, struct entry **at)
-{
-	struct entry *e = *at;
-
-	*at = e->chain;
-	list_remove(&e->used);
-	s->count--;
-	entry_free(e);
-}
-
-static void shard_forget(struct shard *s, const void *key, size_t n)
-{
-	struct entry **at;
-
-	pthread_mutex_lock(&s->lock);
-	at = entry_at(s, key, n);
-	if (*at)
-		entry_drop(s, at);
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void shard_store(struct shard *s, const void *key, size_t n, SSL_SESSION *session)
-{
-	int der_len = i2d_SSL_SESSION(session, NULL);
-	struct entry *e = der_len > 0 ? malloc(sizeof(*e) + n + (size_t)der_len) : NULL;
-	unsigned char *der;
-	struct entry **at;
-
-	if (!e)
-		return; /* the next connection makes a full handshake */
-	e->key_len = n;
-	e->der_len = (size_t)der_len;
-	e->expires = (time_t)SSL_SESSION_get_time(session) + (time_t)SSL_SESSION_get_timeout(session);
-	memcpy(e->bytes, key, n);
-	der = e->bytes + n;
-	i2d_SSL_SESSION(session, &der);
-
-	pthread_mutex_lock(&s->lock);
-	at = entry_at(s, key, n);
-	if (*at)
-		entry_drop(s, at);
-	while (s->room && s->count >= s->room) {
-		struct entry *oldest = list_first(&s->used, struct entry, used);
-
-		entry_drop(s, entry_at(s, oldest->bytes, oldest->key_len));
-	}
-	at = &s->bucket[hash(key, n) / SHARDS % BUCKETS];
-	e->chain = *at;
-	*at = e;
-	list_append(&s->used, &e->used);
-	s->count++;
-	pthread_mutex_unlock(&s->lock);
-}
-
-static SSL_SESSION *shard_find(struct shard *s, const void *key, size_t n)
-{
-	SSL_SESSION *session = NULL;
-	struct entry **at;
-
-	pthread_mutex_lock(&s->lock);
-	at = entry_at(s, key, n);
-	if (*at && (*at)->expires < time(NULL)) {
-		entry_drop(s, at);
-	} else if (*at) {
-		struct entry *e = *at;
-		const unsigned char *der = e->bytes + e->key_len;
-
-		list_remove(&e->used);
-		list_append(&s->used, &e->used);
-		session = d2i_SSL_SESSION(NULL, &der, (long)e->der_len);
-	}
-	pthread_mutex_unlock(&s->lock);
-	return session;
-}
-
-static void shard_free(struct shard *s)
-{
-	while (!list_empty(&s->used)) {
-		struct entry *e = list_first(&s->used, struct entry, used);
-
-		entry_drop(s, entry_at(s, e->bytes, e->key_len));
-	}
-	pthread_mutex_destroy(&s->lock);
-}
-
-static struct shard *server_shard(struct tls_sessions *t, const void *id, size_t n)
-{
-	return &t->server[hash(id, n) % SHARDS];
-}
+static int session_index = -1; /* SSL_SESSION ex_data: the struct tls_sessions it is in */
 
 struct tls_sessions *tls_sessions_new(const struct section *section)
 {
 	struct tls_sessions *t = calloc(1, sizeof(*t));
 	size_t room = section->session_cache_size > 0 ? (size_t)section->session_cache_size : 0;
 
-	if (ctx_index < 0)
-		ctx_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-	if (!t || ctx_index < 0 || RAND_bytes(t->ticket_keys, TICKET_KEYS) != 1) {
+	if (session_index < 0)
+		session_index = SSL_SESSION_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	if (!t || session_index < 0) {
 		free(t);
 		return NULL;
 	}
 	t->refs = 1;
-	for (int i = 0; i < SHARDS; i++)
-		shard_init(&t->server[i], room ? (room + SHARDS - 1) / SHARDS : 0);
-	shard_init(&t->client, DESTINATIONS_MAX);
-	return t;
+	t->tickets = tls_tickets_new(section);
+	t->server = session_cache_new(room);
+	t->client = session_cache_new(CLIENT_SESSIONS_MAX);
+	if (t->tickets && t->server && t->client)
+		return t;
+	tls_sessions_unref(t);
+	return NULL;
 }
 
 struct tls_sessions *tls_sessions_ref(struct tls_sessions *t)
@@ -200,101 +62,325 @@ void tls_sessions_unref(struct tls_sessions *t)
 {
 	if (!t || atomic_fetch_sub(&t->refs, 1) > 1)
 		return;
-	for (int i = 0; i < SHARDS; i++)
-		shard_free(&t->server[i]);
-	shard_free(&t->client);
-	OPENSSL_cleanse(t, sizeof(*t));
+	tls_tickets_free(t->tickets);
+	session_cache_free(t->server);
+	session_cache_free(t->client);
 	free(t);
 }
 
-struct tls_sessions *tls_sessions_of(SSL_CTX *ctx)
+bool tls_sessions_reload(struct tls_sessions *t, const struct section *section)
 {
-	return SSL_CTX_get_ex_data(ctx, ctx_index);
+	return tls_tickets_reload(t->tickets, section);
 }
 
-/* A new session of a server: only those that live here, not in a ticket. Returns 0: no reference kept. */
-static int server_new(SSL *ssl, SSL_SESSION *session)
+struct tls_tickets *tls_sessions_tickets(struct tls_sessions *t)
+{
+	return t->tickets;
+}
+
+static struct tls_sessions *sessions_of(const struct tls *tls)
+{
+	return tls->context->sessions;
+}
+
+/* --- what a session remembers ------------------------------------------------------------------------------------------------------- */
+
+/* Reads a session's data. False if it has none, or nothing that can be read. */
+static bool get_data(SSL_SESSION *session, struct session_data *data, const char **wrong)
+{
+	void *bytes = NULL;
+	size_t n = 0;
+
+	*wrong = "Failed to get ticket application data";
+	if (!session || SSL_SESSION_get0_ticket_appdata(session, &bytes, &n) != 1 || !bytes || n == 0)
+		return false;
+	*wrong = session_data_read(bytes, n, data);
+	return !*wrong;
+}
+
+bool tls_authenticated(const struct tls *tls)
+{
+	struct session_data data;
+	const char *wrong;
+
+	if (!SSL_session_reused(tls->ssl))
+		return tls->authenticated;
+	return get_data(SSL_get0_session(tls->ssl), &data, &wrong) && data.authenticated && SSL_get0_peer_certificate(tls->ssl);
+}
+
+bool tls_remembered(const struct tls *tls, struct addr *backend)
+{
+	struct session_data data;
+	const char *wrong;
+
+	if (!SSL_session_reused(tls->ssl) || !get_data(SSL_get0_session(tls->ssl), &data, &wrong) || !data.backend.len)
+		return false;
+	*backend = data.backend;
+	return true;
+}
+
+/* stunnel, with which the section shares its sessions, reads the short form alone; it will do where there is nothing more to say. */
+static bool is_short(const struct tls *tls, const struct addr *backend)
+{
+	const struct section *section = tls->section;
+
+	return tls->context->policy.plain && !backend && !section->client && (section->ticket_key || section->sessiond);
+}
+
+/* Writes down in a session what its connection has been found to be. */
+static bool set_data(struct tls *tls, SSL_SESSION *session, const struct addr *backend)
+{
+	struct session_data data = {.authenticated = tls_authenticated(tls), .bound = !is_short(tls, backend)};
+	unsigned char bytes[SESSION_DATA_MAX];
+	size_t n;
+
+	memcpy(data.policy, tls->context->policy.hash, POLICY_SIZE);
+	if (backend)
+		data.backend = *backend;
+	n = session_data_write(&data, bytes);
+	return SSL_SESSION_set1_ticket_appdata(session, bytes, n) == 1;
+}
+
+/*
+ * Whether a session may be resumed here: it was made by a section that checks the same. Sessions that do not say so, as those of stunnel, are good
+ * where nothing is checked.
+ */
+static bool is_ours(struct tls *tls, SSL_SESSION *session, struct session_data *data)
+{
+	const struct tls_policy *policy = &tls->context->policy;
+	const char *wrong;
+
+	if (!get_data(session, data, &wrong)) {
+		tls_log(tls, LOG_WARNING, "%s", wrong);
+		return false;
+	}
+	if (data->bound ? memcmp(data->policy, policy->hash, POLICY_SIZE) == 0 : policy->plain)
+		return true;
+	tls_log(tls, LOG_INFO, "The session was made where other checks are made: it is not resumed");
+	return false;
+}
+
+/* --- server: tickets ---------------------------------------------------------------------------------------------------------------- */
+
+static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int seal)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+
+	tls_log(tls, LOG_DEBUG, "Session ticket processing callback");
+	return tickets_set_up(sessions_of(tls)->tickets, &tls->context->tickets, name, iv, cipher, mac, seal);
+}
+
+/* A session is about to become a ticket, or to be stored under one. */
+static int ticket_made(SSL *ssl, void *arg)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+	const struct addr *backend = tls->backend;
+	(void)arg;
+
+	tls_log(tls, LOG_DEBUG, "Generate session ticket callback");
+	if (!backend && tls->choose_backend && SSL_version(ssl) < TLS1_3_VERSION)
+		backend = tls->choose_backend(tls);
+	return set_data(tls, SSL_get0_session(ssl), backend);
+}
+
+static SSL_TICKET_RETURN ticket_opened(SSL *ssl, SSL_SESSION *session, const unsigned char *name, size_t n,
+                                       SSL_TICKET_STATUS status, void *arg)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+	struct session_data data;
+	(void)name;
+	(void)n;
+	(void)arg;
+
+	tls_log(tls, LOG_DEBUG, "Decrypt session ticket callback");
+	if (status == SSL_TICKET_EMPTY || status == SSL_TICKET_NO_DECRYPT)
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
+		return SSL_TICKET_RETURN_ABORT;
+	if (!is_ours(tls, session, &data))
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	tls_log(tls, LOG_INFO, "Decrypted ticket for an authenticated session: %s", data.authenticated ? "yes" : "no");
+	return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
+}
+
+/* --- server: the cache -------------------------------------------------------------------------------------------------------------- */
+
+/* True if a new session is to live here and not in a ticket. */
+static bool is_stateful(const SSL *ssl, const SSL_SESSION *session)
+{
+	unsigned n;
+
+	SSL_SESSION_get_id(session, &n);
+	return n > 0 && (SSL_SESSION_get_protocol_version(session) < TLS1_3_VERSION || SSL_get_options(ssl) & SSL_OP_NO_TICKET);
+}
+
+/* True if it does. One that came in a ticket has an id, too, but that is the client's choice. */
+static bool is_stored(const SSL_SESSION *session)
+{
+	return SSL_SESSION_get_ex_data(session, session_index) != NULL;
+}
+
+static void server_store(struct tls *tls, SSL_SESSION *session)
 {
 	unsigned n;
 	const unsigned char *id = SSL_SESSION_get_id(session, &n);
-	struct tls_sessions *t = tls_sessions_of(SSL_get_SSL_CTX(ssl));
 
-	if (SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION && !(SSL_get_options(ssl) & SSL_OP_NO_TICKET))
+	SSL_SESSION_set_ex_data(session, session_index, sessions_of(tls));
+	session_cache_store(sessions_of(tls)->server, id, n, session, 1);
+}
+
+/* Returns 0: no reference kept. */
+static int server_new(SSL *ssl, SSL_SESSION *session)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+
+	bool tls13 = SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION;
+
+	tls_log(tls, LOG_DEBUG, "New session callback");
+	if (tls13)
+		tls_log_session_id(tls, session);
+	if (!tls->section->session_resume || !is_stateful(ssl, session))
 		return 0;
-	if (n > 0)
-		shard_store(server_shard(t, id, n), id, n, session);
+	if (tls13 || set_data(tls, session, tls->backend)) /* ticket_made() has written the other one's */
+		server_store(tls, session);
 	return 0;
 }
 
 static SSL_SESSION *server_get(SSL *ssl, const unsigned char *id, int n, int *copy)
 {
-	struct tls_sessions *t = tls_sessions_of(SSL_get_SSL_CTX(ssl));
+	struct tls *tls = SSL_get_app_data(ssl);
+	struct session_data data;
+	SSL_SESSION *session;
 
 	*copy = 0;
-	return shard_find(server_shard(t, id, (size_t)n), id, (size_t)n);
+	if (!tls->section->session_resume)
+		return NULL;
+	session = session_cache_find(sessions_of(tls)->server, id, (size_t)n, false);
+	if (session && !is_ours(tls, session, &data)) {
+		SSL_SESSION_free(session);
+		session = NULL;
+	}
+	if (session)
+		SSL_SESSION_set_ex_data(session, session_index, sessions_of(tls));
+	return session;
 }
 
 /* A session went bad (fatal alert): RFC 5246 7.2.2 wants it forgotten. */
 static void server_remove(SSL_CTX *ctx, SSL_SESSION *session)
 {
+	struct tls_sessions *t = SSL_SESSION_get_ex_data(session, session_index);
 	unsigned n;
 	const unsigned char *id = SSL_SESSION_get_id(session, &n);
-	struct tls_sessions *t = tls_sessions_of(ctx);
+	(void)ctx;
 
 	if (t && n > 0)
-		shard_forget(server_shard(t, id, n), id, n);
+		session_cache_forget(t->server, id, n);
 }
+
+/* The tickets of TLS 1.3 that the section gives: after a resumption one, for one was used up. */
+static size_t tickets_due(const struct tls *tls)
+{
+	size_t n = SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(tls->ssl));
+
+	if (!tls->section->session_resume)
+		return 0;
+	return n > 1 && SSL_session_reused(tls->ssl) ? 1 : n;
+}
+
+bool tls_issue_tickets(struct tls *tls, const struct addr *backend)
+{
+	bool ok = true;
+
+	ERR_clear_error();
+	tls->backend = backend;
+	if (SSL_version(tls->ssl) >= TLS1_3_VERSION) {
+		size_t n = tickets_due(tls);
+
+		for (size_t i = 0; ok && i < n; i++)
+			ok = SSL_new_session_ticket(tls->ssl) == 1;
+		ok = ok && (n == 0 || SSL_do_handshake(tls->ssl) == 1);
+	} else if (backend && is_stored(SSL_get0_session(tls->ssl))) {
+		ok = set_data(tls, SSL_get0_session(tls->ssl), backend);
+		if (ok)
+			server_store(tls, SSL_get0_session(tls->ssl));
+	}
+	tls->backend = NULL;
+	if (!ok)
+		tls_log_failure(tls, "SSL_new_session_ticket");
+	return ok;
+}
+
+/* --- client ------------------------------------------------------------------------------------------------------------------------- */
 
 static int client_new(SSL *ssl, SSL_SESSION *session)
 {
 	struct tls *tls = SSL_get_app_data(ssl);
-	struct tls_sessions *t = tls_sessions_of(SSL_get_SSL_CTX(ssl));
+	bool tls13 = SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION;
 
-	if (SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION)
+	tls_log(tls, LOG_DEBUG, "New session callback");
+	if (tls13)
 		tls_log_session_id(tls, session);
-	if (tls->destination && SSL_SESSION_is_resumable(session))
-		shard_store(&t->client, tls->destination, strlen(tls->destination), session);
+	if (tls->section->session_resume && SSL_SESSION_is_resumable(session) && set_data(tls, session, NULL))
+		session_cache_store(sessions_of(tls)->client, tls->destination, strlen(tls->destination), session,
+		                    tls13 ? CLIENT_ALIKE : 1);
 	return 0;
 }
 
-void tls_sessions_offer(struct tls_sessions *t, const char *destination, SSL *ssl, const struct section *section,
-                        const char *log_id)
+void tls_sessions_offer(struct tls *tls)
 {
-	SSL_SESSION *session = section->session_resume ? shard_find(&t->client, destination, strlen(destination)) : NULL;
+	struct session_cache *cache = sessions_of(tls)->client;
+	const char *to = tls->destination;
+	SSL_SESSION *session = tls->section->session_resume ? session_cache_find(cache, to, strlen(to), true) : NULL;
+	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
+	struct session_data data;
 
-	if (session)
-		SSL_set_session(ssl, session);
+	if (session && is_ours(tls, session, &data) && SSL_set_session(tls->ssl, session) == 1)
+		tls_log(tls, LOG_INFO, "Attempting to resume: %s", tls_session_id_text(session, hex));
+	else
+		tls_log(tls, LOG_DEBUG, "No previous session to resume");
 	SSL_SESSION_free(session);
-	if (section->debug >= LOG_DEBUG && !session)
-		log_write(LOG_DEBUG, log_id, "No previous session to resume");
-	if (section->debug >= LOG_INFO && session)
-		log_write(LOG_INFO, log_id, "Attempting to resume a session of %s", *destination ? destination : section->name);
 }
 
-bool tls_sessions_install(struct tls_sessions *t, const struct section *section, SSL_CTX *ctx)
-{
-	unsigned char id[SSL_MAX_SID_CTX_LENGTH] = {0};
-	size_t n = strlen(section->name);
+/* --- contexts ----------------------------------------------------------------------------------------------------------------------- */
 
-	if (n > sizeof(id))
-		n = sizeof(id); /* the first 32 bytes, so that daemons with the same section can share */
+/* The first 32 bytes of the section's name, so that daemons with the same section can share. */
+static unsigned id_context(const struct section *section, unsigned char id[SSL_MAX_SID_CTX_LENGTH])
+{
+	size_t n = strnlen(section->name, SSL_MAX_SID_CTX_LENGTH);
+
 	memcpy(id, section->name, n);
-	if (!SSL_CTX_set_ex_data(ctx, ctx_index, t) || !SSL_CTX_set_session_id_context(ctx, id, (unsigned)n))
-		return false;
-	if (!section->session_resume) {
-		SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-		SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
-		return SSL_CTX_set_num_tickets(ctx, 0);
-	}
-	SSL_CTX_set_timeout(ctx, section->session_cache_timeout_s);
-	if (section->client) {
-		SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
-		SSL_CTX_sess_set_new_cb(ctx, client_new);
-		return true;
-	}
+	return (unsigned)n;
+}
+
+static bool install_server(SSL_CTX *ctx)
+{
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(ctx, server_new);
 	SSL_CTX_sess_set_get_cb(ctx, server_get);
 	SSL_CTX_sess_set_remove_cb(ctx, server_remove);
-	return SSL_CTX_set_tlsext_ticket_keys(ctx, t->ticket_keys, TICKET_KEYS) == 1;
+	return SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, ticket_key) == 1 &&
+	       SSL_CTX_set_session_ticket_cb(ctx, ticket_made, ticket_opened, NULL) == 1;
+}
+
+bool tls_sessions_install(const struct section *section, SSL_CTX *ctx)
+{
+	unsigned char id[SSL_MAX_SID_CTX_LENGTH];
+
+	if (!SSL_CTX_set_session_id_context(ctx, id, id_context(section, id)))
+		return false;
+	SSL_CTX_set_timeout(ctx, section->session_cache_timeout_s);
+	if (!section->client && !install_server(ctx))
+		return false;
+	if (section->sessiond && !section->client)
+		SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+	if (!section->session_resume) {
+		SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+		SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+		return SSL_CTX_set_num_tickets(ctx, 0) == 1;
+	}
+	if (section->client) {
+		SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+		SSL_CTX_sess_set_new_cb(ctx, client_new);
+	}
+	return true;
 }
