@@ -254,11 +254,11 @@ static bool load_ca_uri(struct tls_trust *t, const char *uri, bool below)
 		info = OSSL_STORE_load(store);
 		if (info)
 			ok = add_store_info(t, info, below);
-		else if (OSSL_STORE_error(store))
-			ok = below; /* a file of the directory that holds something else */
+		else if (below)
+			break; /* the end, or a file of the directory that holds something else */
+		else if (!OSSL_STORE_eof(store) || OSSL_STORE_error(store))
+			ok = ERR_peek_error() == 0; /* the end of a file may look like an error without a reason */
 		OSSL_STORE_INFO_free(info);
-		if (!info && below && !OSSL_STORE_eof(store))
-			break;
 	}
 	OSSL_STORE_close(store);
 	return ok;
