@@ -179,14 +179,15 @@ class Trust:
         self.made[name] = True
         return name
 
-    def crl(self, name, issuer, revoked=(), start=-1, end=2):
-        """A revocation list of an issuer, valid from `start` to `end` days from now, as a PEM file."""
+    def crl(self, name, issuer, revoked=(), start=-1, end=2, keyid=True):
+        """A revocation list of an issuer, valid from `start` to `end` days from now, as a PEM file. Without keyid it says the issuer's name only."""
         index, config, out = self.path(name + ".crl-index"), self.path(name + ".crl-cnf"), self.path(name + ".crl")
         with open(index, "w") as file:
             for each in revoked:
                 file.write(f"R\t{when(2)[2:]}\t{when(-0.5)[2:]}\t{self.serials[each]:X}\tunknown\t/CN={each}\n")
         with open(config, "w") as file:
-            file.write(f"[ca]\ndefault_ca = a\n[a]\ndatabase = {index}\ndefault_md = sha256\ncrl_extensions = x\n[x]\nauthorityKeyIdentifier = keyid\n")
+            file.write(f"[ca]\ndefault_ca = a\n[a]\ndatabase = {index}\ndefault_md = sha256\n" +
+                       ("crl_extensions = x\n[x]\nauthorityKeyIdentifier = keyid\n" if keyid else ""))
         openssl("ca", "-config", config, "-gencrl", "-cert", self.crt(issuer), "-keyfile", self.key(issuer),
                 "-crl_lastupdate", when(start), "-crl_nextupdate", when(end), "-out", out)
         return out
