@@ -124,7 +124,6 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 		return error;
 	tls->handshaking = true;
 	tls->keep_hello = tls->section->hosts != NULL;
-	verify_announce(tls);
 	if (tls->section->client) {
 		SSL_set_connect_state(tls->ssl);
 		if (!set_server_name(tls))
@@ -133,6 +132,7 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 	} else {
 		SSL_set_accept_state(tls->ssl);
 	}
+	verify_announce(tls);
 	return 0;
 }
 

@@ -346,8 +346,10 @@ struct tls_trust *tls_trust_load(const struct section *section)
 {
 	struct tls_trust *t = calloc(1, sizeof(*t));
 
-	if (!t)
+	if (!t) {
+		log_global(LOG_ERR, "No memory for CA certificates");
 		return NULL;
+	}
 	t->refs = 1;
 	t->crls = sk_X509_CRL_new_null();
 	t->names = sk_X509_NAME_new_null();
@@ -535,6 +537,21 @@ static bool set_client_cas(SSL_CTX *ctx, const struct tls_trust *t)
 	return true;
 }
 
+/*
+ * The chains of our own certificates are completed from the store, once: OpenSSL would build and verify them anew in each handshake, which makes
+ * it a third slower. The root is left out: who does not have it does not trust it either.
+ */
+static void complete_chains(SSL_CTX *ctx)
+{
+	STACK_OF(X509) * chain;
+
+	for (long which = SSL_CERT_SET_FIRST; SSL_CTX_set_current_cert(ctx, which) == 1; which = SSL_CERT_SET_NEXT)
+		if (SSL_CTX_get0_chain_certs(ctx, &chain) && sk_X509_num(chain) <= 0)
+			SSL_CTX_build_cert_chain(ctx, SSL_BUILD_CHAIN_FLAG_NO_ROOT | SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR);
+	SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN);
+	ERR_clear_error(); /* a chain that cannot be completed stays as it is */
+}
+
 bool tls_trust_install(struct tls_context *context, OSSL_LIB_CTX *library)
 {
 	const struct section *s = context->section;
@@ -545,6 +562,7 @@ bool tls_trust_install(struct tls_context *context, OSSL_LIB_CTX *library)
 	SSL_CTX_set_cert_store(context->ctx, store);
 	if (!s->client && !set_client_cas(context->ctx, context->trust))
 		return false;
+	complete_chains(context->ctx);
 	verify_install(context);
 	return true;
 }
