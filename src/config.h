@@ -9,6 +9,7 @@
 #define TLSPLICE_CONFIG_H
 
 #include "addr.h"
+#include "psk.h"
 #include "sockopt.h"
 
 #include <stdatomic.h>
@@ -39,6 +40,9 @@ struct virtual_host {
 	const char *pattern;       /* a name, or a star and the end of one */
 	const struct section *section;
 };
+
+/* Extension: whether peers of a section with pre-shared keys must have one. auto: unless their certificates are verified. */
+enum psk_require { PSK_REQUIRE_AUTO, PSK_REQUIRE_YES, PSK_REQUIRE_NO };
 
 enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
 
@@ -115,6 +119,8 @@ struct section {
 
 	/* keys from elsewhere */
 	const char *psk_identity, *psk_secrets;
+	const struct psks *psks; /* what is in the file, or NULL */
+	enum psk_require psk_require;
 	const char *sessiond;                /* [host:]port of a session cache, UDP */
 	const char *ticket_key, *ticket_mac; /* hexadecimal */
 	struct texts ticket_key_files;       /* extension */

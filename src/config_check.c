@@ -50,6 +50,20 @@ static const char *check_cert(const struct reading *reading, const struct servic
 	return "TLS server needs a certificate";
 }
 
+static const char *check_psk(const struct reading *reading, const struct service_options *service)
+{
+	const struct section *section = &service->pub;
+
+	(void)reading;
+	if (!section->client || !section->psks)
+		return NULL;
+	if (section->psk_identity && !psks_find(section->psks, section->psk_identity))
+		return "No key found for the specified PSK identity";
+	if (section->psk_require == PSK_REQUIRE_NO && !verifies(service))
+		return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"PSKrequire = no\" in client sections";
+	return NULL;
+}
+
 static const char *check_subjects(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
@@ -229,8 +243,8 @@ static const char *check_inetd_accept(const struct reading *reading, const struc
 typedef const char *rule_fn(const struct reading *reading, const struct service_options *service);
 
 static rule_fn *const rules[] = {
-	check_cert,     check_subjects, check_ocsp,  check_protocol, check_redirect, check_sni,
-	check_versions, check_tickets,  check_trust, check_ca_file,  check_crl,      check_sockets,
+	check_cert,     check_psk,     check_subjects, check_ocsp,    check_protocol, check_redirect, check_sni,
+	check_versions, check_tickets, check_trust,    check_ca_file, check_crl,      check_sockets,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

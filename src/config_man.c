@@ -95,6 +95,18 @@ const struct config_note config_notes[] = {
 	{"OCSPrequire", "It counts once a responder was asked. With `no` such a peer is accepted; a revoked certificate never is."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
+	{"PSKidentity", "In client mode; a server takes every identity of the file."},
+	{"PSKrequire", "`yes` lets nobody in, and trusts no server, without a key: a server section needs no `cert` then and "
+                       "shows none. `no` has a server take clients "
+                       "with a certificate's handshake too; in client mode it needs `verifyChain` or `verifyPeer`. `auto` is "
+                       "`yes` unless the section verifies "
+                       "certificates and, in server mode, `requireCert` holds."},
+	{"PSKsecrets",
+         "Lines of identity, colon and key. A key is 16 to 512 bytes, as hexadecimal digits if it consists of pairs of them, "
+         "with or without colons "
+         "between them, or as it stands. Nothing is trimmed, there are no comments, and an identity may be there once. "
+         "In TLS 1.2 only cipher suites with a pre-shared key are left then, and in TLS 1.3 only those with SHA-256. "
+         "The file is read at start and at each reload; keys that are gone take their sessions along."},
 	{"redirect",
          "Clients without a certificate, or with one that fails a check, are let in and connected to this address instead of `connect`, "
          "however often they resume their session. Several addresses are taken as `failover` says."},

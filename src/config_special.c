@@ -282,11 +282,10 @@ static const char *parse_ocsp_flag(struct reading *reading, const struct option 
 
 static const char *parse_psk_secrets(struct reading *reading, const struct option *row, void *base, const char *value)
 {
-	if (access(value, R_OK)) {
-		log_write(LOG_ERR, NULL, "%s: %s (%d)", value, strerror(errno), errno);
-		return row->error;
-	}
-	return kind_text.parse(reading, row, base, value);
+	struct section *section = &((struct service_options *)base)->pub;
+
+	section->psks = psks_load(reading->arena, value);
+	return section->psks ? kind_text.parse(reading, row, base, value) : row->error;
 }
 
 /* Bytes of a hexadecimal key with colons allowed between them; -1 if it is something else. */

@@ -74,7 +74,7 @@ static bool asks_socket_group(const struct global_options *global, const struct 
 	return has_unix_accept(service) && !is_root(service->setgid);
 }
 
-/* These need `exec`, `protocol` or `PSKsecrets`, which are named themselves. */
+/* These need `exec` or `protocol`, which are named themselves. */
 static bool asks_exec(const struct global_options *global, const struct service_options *service)
 {
 	(void)global, (void)service;
@@ -82,12 +82,6 @@ static bool asks_exec(const struct global_options *global, const struct service_
 }
 
 static bool asks_protocol(const struct global_options *global, const struct service_options *service)
-{
-	(void)global, (void)service;
-	return false;
-}
-
-static bool asks_psk(const struct global_options *global, const struct service_options *service)
 {
 	(void)global, (void)service;
 	return false;

@@ -15,7 +15,8 @@
 static const struct section *section_of(const struct config *config, const struct section *like)
 {
 	for (const struct section *s = config->sections; s; s = s->next)
-		if (strcmp(s->name, like->name) == 0 && strcmp(s->canonical, like->canonical) == 0)
+		if (strcmp(s->name, like->name) == 0 && strcmp(s->canonical, like->canonical) == 0 &&
+		    psks_equal(s->psks, like->psks))
 			return s;
 	return NULL;
 }

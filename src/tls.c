@@ -9,6 +9,7 @@
 #include "tls_context.h"
 #include "tls_hello.h"
 #include "tls_ocsp.h"
+#include "tls_psk.h"
 #include "tls_sessions.h"
 #include "tls_verify.h"
 
@@ -185,7 +186,9 @@ static void log_established(struct tls *tls)
 	if (tls->section->debug < LOG_INFO)
 		return;
 	tls_log(tls, LOG_INFO, "TLS %s: %s", tls->section->client ? "connected" : "accepted",
-	        tls_resumed(tls) ? "previous session reused" : "new session negotiated");
+	        tls->psk && tls_psk_used(tls)  ? "PSK"
+	        : SSL_session_reused(tls->ssl) ? "previous session reused"
+	                                       : "new session negotiated");
 	tls_log(tls, LOG_INFO, "%s ciphersuite: %s (%d-bit encryption)", SSL_get_version(tls->ssl), SSL_CIPHER_get_name(cipher),
 	        SSL_CIPHER_get_bits(cipher, NULL));
 	log_peer_key(tls);
@@ -203,6 +206,8 @@ enum tls_progress tls_handshake(struct tls *tls)
 	if (code == 1) {
 		tls->handshaking = false;
 		log_established(tls);
+		if (!tls_psk_accepts(tls))
+			return TLS_FAILED;
 		if (!tls->section->client && !tls->tickets_wait && !tls_issue_tickets(tls, NULL))
 			return TLS_FAILED;
 		return TLS_DONE;
@@ -218,7 +223,7 @@ enum tls_progress tls_handshake(struct tls *tls)
 
 bool tls_resumed(const struct tls *tls)
 {
-	return SSL_session_reused(tls->ssl);
+	return SSL_session_reused(tls->ssl) && !(tls->psk && tls_psk_used(tls));
 }
 
 static void end_openssl(struct tls *tls)

@@ -101,6 +101,7 @@ struct tls {
 	bool accepted, rejected; /* while they go on: the peer's own certificate passed; something did not */
 	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
 	struct tls_context *context;
+	const struct psk *psk;        /* server mode: the key that the client asked for, or NULL */
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
 	struct queue hello;           /* what the client has sent until then */
 	/*

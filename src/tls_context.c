@@ -8,6 +8,7 @@
 #include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_ocsp.h"
+#include "tls_psk.h"
 #include "tls_sessions.h"
 #include "tls_staple.h"
 #include "tls_trust.h"
@@ -228,7 +229,7 @@ static void announce_context(SSL_CTX *ctx, const struct section *section)
 }
 
 static bool context_fill(struct tls_context *context, const struct section *section, const struct tls_identity *identity,
-                         struct tls_library *library)
+                         struct tls_library *library, bool announce)
 {
 	SSL_CTX *ctx = context->ctx;
 
@@ -249,7 +250,7 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	if (!set_groups(ctx, section) || !tls_sessions_install(section, ctx))
 		return false;
 	ERR_clear_error();
-	if (!tls_identity_install(identity, ctx, library->context)) {
+	if (!(tls_psk_required(section) && !section->client) && !tls_identity_install(identity, ctx, library->context)) {
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_use_certificate", NULL);
 		return false;
 	}
@@ -266,7 +267,7 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
 	SSL_CTX_set_keylog_callback(ctx, keylog);
-	return set_config(ctx, section) && tls_trust_check(context);
+	return set_config(ctx, section) && tls_trust_check(context) && tls_psk_install(ctx, section, announce);
 }
 
 struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_trust *trust,
@@ -292,7 +293,7 @@ struct tls_context *tls_context_new(const struct section *section, const struct 
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_new", NULL);
 		goto failed;
 	}
-	if (!context_fill(context, section, identity, library))
+	if (!context_fill(context, section, identity, library, announce))
 		goto failed;
 	if (announce)
 		announce_context(context->ctx, section);

@@ -41,7 +41,8 @@ static char *print(const struct config *config, size_t *size)
 static int reaches_outside(const uint8_t *data, size_t size)
 {
 	char *text = strndup((const char *)data, size);
-	int found = !text || strcasestr(text, "include") || strcasestr(text, "setenv") || memchr(data, '\0', size);
+	int found = !text || strcasestr(text, "include") || strcasestr(text, "setenv") || strcasestr(text, "psksecrets") ||
+	            memchr(data, '\0', size);
 
 	free(text);
 	return found && size;

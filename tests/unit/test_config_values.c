@@ -261,7 +261,7 @@ Test(config_values, server)
 		{"PSKidentity = a", OK},
 		{"PSKsecrets = /nonexist", "[!] /nonexist: No such file or directory (2)\n"},
 		{"PSKsecrets = /nonexist", "\"PSKsecrets = /nonexist\": Failed to read PSK secrets\n"},
-		{"PSKsecrets = /dev/null", NOT_BUILT("PSKsecrets")},
+		{"PSKsecrets = /dev/null", "\"PSKsecrets = /dev/null\": Failed to read PSK secrets\n"},
 		{"ticketKeySecret = 00", "ticketKeySecret value has 1 bytes instead of required 16 or 32 bytes"},
 		{"ticketMacSecret = 001", "Required ticketMacSecret is 16 or 32 byte hexadecimal key"},
 		{"ticketMacSecret =", "Failed to read ticketMacSecret"},
