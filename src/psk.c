@@ -267,19 +267,3 @@ const struct psk *psks_find(const struct psks *psks, const char *identity)
 	}
 	return NULL;
 }
-
-bool psks_equal(const struct psks *a, const struct psks *b)
-{
-	if (!a || !b)
-		return a == b;
-	if (a->count != b->count)
-		return false;
-	for (size_t i = 0; i < a->count; i++) {
-		const struct psk *left = &a->sorted[i], *right = &b->sorted[i];
-
-		if (strcmp(left->identity, right->identity) != 0 || left->key_len != right->key_len ||
-		    memcmp(left->key, right->key, left->key_len) != 0)
-			return false;
-	}
-	return true;
-}

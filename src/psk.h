@@ -44,7 +44,4 @@ struct psks *psks_load(struct arena *arena, const char *path);
 /* The key of an identity, or NULL. */
 const struct psk *psks_find(const struct psks *psks, const char *identity);
 
-/* True if both have the same identities with the same keys. Either may be NULL: none. */
-bool psks_equal(const struct psks *a, const struct psks *b);
-
 #endif

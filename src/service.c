@@ -15,8 +15,7 @@
 static const struct section *section_of(const struct config *config, const struct section *like)
 {
 	for (const struct section *s = config->sections; s; s = s->next)
-		if (strcmp(s->name, like->name) == 0 && strcmp(s->canonical, like->canonical) == 0 &&
-		    psks_equal(s->psks, like->psks))
+		if (strcmp(s->name, like->name) == 0 && strcmp(s->canonical, like->canonical) == 0)
 			return s;
 	return NULL;
 }
@@ -155,13 +154,19 @@ static void end_tls(struct generation *g, const struct section *s)
 	common->staples = NULL;
 }
 
-/* True if something within OpenSSL's handshake of the section, or of a virtual host of it, may have to wait: an OCSP responder's answer. */
+/* True if something within OpenSSL's handshake of the section may have to wait: an OCSP responder's answer. */
 static bool handshake_waits(const struct section *s)
 {
-	bool waits = s->verify_chain && (s->ocsp || s->ocsp_aia);
+	return s->verify_chain && (s->ocsp || s->ocsp_aia);
+}
+
+/* The same of a section that a handshake begins in, and may end in one of its virtual hosts. */
+static bool any_handshake_waits(const struct section *s)
+{
+	bool waits = handshake_waits(s);
 
 	for (const struct virtual_host *host = s->hosts; host && !waits; host = host->next)
-		waits = host->section->verify_chain && (host->section->ocsp || host->section->ocsp_aia);
+		waits = handshake_waits(host->section);
 	return waits;
 }
 
@@ -174,7 +179,7 @@ static bool init_services(struct generation *g, const struct section *s)
 		service->set = &g->sets[w];
 		service->upstream = &g->commons[s->index].upstream;
 		service->redirect = s->redirect.count ? &g->commons[s->index].redirect : NULL;
-		service->deep = handshake_waits(s);
+		service->deep = any_handshake_waits(s);
 		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
 		if (!service->stats)
 			return false;

@@ -248,9 +248,11 @@ int tls_switch(struct tls *tls, struct tls_context *context)
 	tls->hello = (struct queue){0};
 	queue_move(tls->record.in, &rest);
 	error = begin_openssl(tls, context);
-	if (!error)
-		SSL_set_accept_state(tls->ssl);
-	return error;
+	if (error)
+		return error;
+	verify_announce(tls);
+	SSL_set_accept_state(tls->ssl);
+	return 0;
 }
 
 /* True if only OpenSSL can do what the connection's section and version want. */

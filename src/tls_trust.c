@@ -84,14 +84,23 @@ static bool digest_directory(struct tls_trust *t, const char *path)
 	return ok && digest_bytes(t, sum, sizeof(sum));
 }
 
+static bool digest_keys(struct tls_trust *t, const struct psks *psks)
+{
+	bool ok = digest_bytes(t, psks ? &psks->count : NULL, psks ? sizeof(psks->count) : 0);
+
+	for (size_t i = 0; ok && psks && i < psks->count; i++)
+		ok = digest_text(t, psks->sorted[i].identity) && digest_bytes(t, psks->sorted[i].key, psks->sorted[i].key_len);
+	return ok;
+}
+
 static bool digest_options(struct tls_trust *t, const struct section *s)
 {
 	const char flags[] = {s->client,          s->request_cert, s->require_cert, s->verify_chain, s->verify_peer,
-	                      s->crl_check_chain, s->ocsp_aia,     s->ocsp_nonce,   s->ocsp_require};
+	                      s->crl_check_chain, s->ocsp_aia,     s->ocsp_nonce,   s->ocsp_require, (char)s->psk_require};
 
 	return digest_bytes(t, flags, sizeof(flags)) && digest_directory(t, s->ca_path) && digest_directory(t, s->crl_path) &&
 	       digest_texts(t, &s->check_host) && digest_texts(t, &s->check_email) && digest_texts(t, &s->check_ip) &&
-	       digest_text(t, s->ocsp) && digest_texts(t, &s->ocsp_flags);
+	       digest_text(t, s->ocsp) && digest_texts(t, &s->ocsp_flags) && digest_keys(t, s->psks);
 }
 
 static bool name_add(struct tls_trust *t, const X509 *cert)

@@ -31,7 +31,7 @@ bool tls_trust_install(struct tls_context *context, OSSL_LIB_CTX *library);
 bool tls_trust_check(const struct tls_context *context);
 
 /*
- * SHA-256 of everything that decides about a peer and is known when the section is loaded: options, CA certificates, revocation lists (of CApath and CRLpath:
+ * SHA-256 of everything that decides about a peer and is known when the section is loaded: options, CA certificates, pre-shared keys, revocation lists (of CApath and CRLpath:
  * which files there are, and how old). A session made under another digest proves nothing.
  */
 const unsigned char *tls_trust_digest(const struct tls_trust *trust);

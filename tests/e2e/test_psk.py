@@ -451,3 +451,50 @@ def test_stunnel_as_server(bench, need, secrets, version):
     assert round_trip(proxy.port) == b"ping"
     assert round_trip(proxy.port) == b"ping"
     proxy.wait_log(rf"LOG6\[0\]: {version} ciphersuite")
+
+
+# --- beside certificates that are verified ---
+
+
+@pytest.mark.ours
+@VERSIONS
+def test_client_that_verifies_takes_either(bench, pki, secrets, version):
+    """A key, or a certificate that passes the checks; none that does not."""
+    options = f"PSKsecrets = {secrets}\nverifyChain = yes\nCAfile = {pki.ca}\ncheckHost = localhost\nsslVersion = {version}"
+    context = server_context(pki.ec_pem, {"TLSv1.2": V12, "TLSv1.3": V13}[version])
+    proxy = bench.tls_client(bench.server(echo, context=context).port, options)
+    assert round_trip(proxy.port) == b"ping"
+    proxy = bench.tls_client(s_server(bench, version), options)
+    with connect(proxy.port) as sock:
+        sock.sendall(b"abc\n")
+        assert read_exactly(sock, 4) == b"cba\n"
+    other = pki.join("self.pem", pki.other_ca, pki.path("other_ca.key"))
+    context = server_context(other, {"TLSv1.2": V12, "TLSv1.3": V13}[version])
+    is_refused(bench.tls_client(bench.server(echo, context=context).port, options).port)
+
+
+@pytest.mark.ours
+@VERSIONS
+def test_server_that_verifies_takes_either(bench, pki, secrets, version):
+    proxy = server(bench, secrets, f"cert = {pki.ec_pem}\nverifyChain = yes\nCAfile = {pki.ca}")
+    assert "TLS accepted: PSK" not in proxy.log()
+    s_client(proxy.port, version, "-cipher", "PSK", identity="alice")
+    proxy.wait_log(r"LOG6\[0\]: TLS accepted: PSK")
+    python = {"TLSv1.2": V12, "TLSv1.3": V13}[version]
+    bench.client(proxy.port, client_context(version=python, certificate=pki.client_pem)).ping().bye()
+    with pytest.raises((ssl.SSLError, OSError)):
+        bench.client(proxy.port, client_context(version=python)).ping()
+
+
+@pytest.mark.ours
+@VERSIONS
+@pytest.mark.parametrize("options", ["verify = 1", "verifyChain = yes\nPSKrequire = yes"])
+def test_server_whose_certificates_are_not_enough(bench, pki, secrets, version, options):
+    """Where a client may do without a certificate, or PSKrequire says so, a key is needed."""
+    proxy = server(bench, secrets, f"cert = {pki.ec_pem}\nCAfile = {pki.ca}\n{options}")
+    python = {"TLSv1.2": V12, "TLSv1.3": V13}[version]
+    for certificate in None, pki.client_pem:
+        with pytest.raises((ssl.SSLError, OSError)):
+            bench.client(proxy.port, client_context(version=python, certificate=certificate)).ping()
+    s_client(proxy.port, version, identity="alice")
+    proxy.wait_log(r"LOG6\[2\]: TLS accepted: PSK")

@@ -446,3 +446,56 @@ def test_addresses_are_not_sent_as_names(bench, pki, host, options, expected):
         read_all(sock)
     assert names == [expected]
     proxy.wait_log(rf"LOG6\[0\]: SNI: sending servername: {expected}$" if expected else r"LOG7\[0\]: SNI: extension disabled")
+
+
+# --- client certificates ---
+
+
+def trusting(bench, pki, options=""):
+    """The primary wants no certificate; one, two and three do, each in its way."""
+    return Hosts(bench, {"one": f"sni = p:one\nverifyChain = yes\nCAfile = {pki.ca}",
+                         "two": f"sni = p:two\nverifyPeer = yes\nCAfile = {pki.client}",
+                         "three": f"sni = p:three\nverifyChain = yes\nCAfile = {pki.other_ca}"}, head=options)
+
+
+def is_let_in(hosts, server_name, context, session=None):
+    try:
+        return hosts.client(server_name, context, session=session).recv().decode() == server_name
+    except (ssl.SSLError, OSError):
+        return False
+
+
+@VERSIONS
+def test_trust(bench, pki, version):
+    hosts = trusting(bench, pki)
+    without, with_one = client_context(version=version), client_context(version=version, certificate=pki.client_pem)
+    assert [is_let_in(hosts, host, without) for host in ("one", "two", "three")] == [False, False, False]
+    assert [is_let_in(hosts, host, with_one) for host in ("one", "two", "three")] == [True, True, False]
+    assert hosts.who("other", with_one) == "p" and hosts.who("other", without) == "p"
+
+
+@VERSIONS
+@pytest.mark.parametrize("options", ["", "options = NO_TICKET"], ids=["ticket", "cache"])
+def test_session_without_certificate_does_not_open_a_virtual_host(bench, pki, version, options):
+    """A session that the primary has given without asking for a certificate: a full handshake in the virtual hosts, refused without one."""
+    hosts = trusting(bench, pki, options)
+    context = client_context(version=version)
+    for host in "one", "two", "three":
+        session = session_of(hosts, None, context)
+        assert session
+        assert not is_let_in(hosts, host, context, session)
+        assert hosts.backends[host].accepted == 0
+    assert resumes(hosts, None, context, session_of(hosts, None, context)) == (True, "p")
+
+
+@VERSIONS
+@pytest.mark.parametrize("options", ["", "options = NO_TICKET"], ids=["ticket", "cache"])
+def test_session_of_one_trust_is_none_of_another(bench, pki, version, options):
+    """The certificate that opened one virtual host is asked for again in the next, which does not take it."""
+    hosts = trusting(bench, pki, options)
+    context = client_context(version=version, certificate=pki.client_pem)
+    session = session_of(hosts, "one", context)
+    assert resumes(hosts, "one", context, session) == (True, "one")
+    assert not is_let_in(hosts, "three", context, session_of(hosts, "one", context))
+    assert hosts.backends["three"].accepted == 0
+    assert resumes(hosts, "two", context, session_of(hosts, "one", context)) == (False, "two")

@@ -21,6 +21,17 @@ static void check(const struct psks *psks, const struct psk *psk)
 		abort();
 }
 
+static int same(const struct psks *a, const struct psks *b)
+{
+	if (!b || a->count != b->count)
+		return 0;
+	for (size_t i = 0; i < a->count; i++)
+		if (strcmp(a->first[i].identity, b->first[i].identity) != 0 || a->first[i].key_len != b->first[i].key_len ||
+		    memcmp(a->first[i].key, b->first[i].key, a->first[i].key_len) != 0)
+			return 0;
+	return 1;
+}
+
 static char *write_out(const struct psks *psks, size_t *size)
 {
 	char *text = NULL;
@@ -49,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			check(psks, &psks->first[i]);
 		text = write_out(psks, &size);
 		again = psks_parse(arena, text, size);
-		if (!again || !psks_equal(psks, again))
+		if (!same(psks, again))
 			abort();
 		free(text);
 	}

@@ -174,19 +174,6 @@ Test(psk, find)
 	cr_expect_null(psks_find(psks, "zz"));
 }
 
-Test(psk, equal)
-{
-	struct psks *a = parse("a:" HEX "\nb:0123456789abcdefg\n"), *b = parse("b:0123456789abcdefg\na:" HEX "\n");
-
-	cr_expect(psks_equal(a, b), "the order does not count");
-	cr_expect(psks_equal(NULL, NULL));
-	cr_expect_not(psks_equal(a, NULL));
-	cr_expect_not(psks_equal(NULL, a));
-	cr_expect_not(psks_equal(a, parse("a:" HEX "\n")));
-	cr_expect_not(psks_equal(a, parse("a:" HEX "\nb:0123456789abcdefh\n")));
-	cr_expect_not(psks_equal(a, parse("a:" HEX "\nc:0123456789abcdefg\n")));
-}
-
 Test(psk, no_memory)
 {
 	int tried;
