@@ -6,10 +6,8 @@
 
 #include "tls_trust.h"
 
-#include <fcntl.h>
 #include <openssl/evp.h>
 #include <string.h>
-#include <unistd.h>
 
 /*
  * The short form is a pointer-sized integer, all ones or all zero. Ours, which cannot be taken for it: a version, flags, the policy and, unless
@@ -137,34 +135,13 @@ static bool add_text(EVP_MD_CTX *hash, const char *text)
 	return text ? add(hash, text, strlen(text)) : add(hash, "", 0);
 }
 
-/* The content: other hosts may keep the same file in another place, and a new CA under the old name is another policy. */
-static bool add_file(EVP_MD_CTX *hash, const char *file)
-{
-	unsigned char bytes[4096];
-	uint64_t total = 0;
-	bool ok = true;
-	ssize_t n = 1;
-	int fd = file ? open(file, O_RDONLY | O_CLOEXEC) : -1;
-
-	while (ok && fd >= 0 && n > 0) {
-		n = read(fd, bytes, sizeof(bytes));
-		if (n > 0) {
-			ok = EVP_DigestUpdate(hash, bytes, (size_t)n) == 1;
-			total += (uint64_t)n;
-		}
-	}
-	if (fd >= 0)
-		close(fd);
-	return ok && add(hash, &total, sizeof(total));
-}
-
 bool tls_policy_of(const struct section *section, const struct tls_trust *trust, struct tls_policy *policy)
 {
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	EVP_MD_CTX *hash = EVP_MD_CTX_new();
 	bool ok = hash && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) == 1 && add_text(hash, section->name) &&
-	          add(hash, tls_trust_digest(trust), TRUST_DIGEST) && add_file(hash, section->psk_secrets) &&
-	          add_text(hash, section->psk_identity) && EVP_DigestFinal_ex(hash, digest, NULL) == 1;
+	          add(hash, tls_trust_digest(trust), TRUST_DIGEST) && add_text(hash, section->psk_identity) &&
+	          EVP_DigestFinal_ex(hash, digest, NULL) == 1;
 
 	EVP_MD_CTX_free(hash);
 	if (ok)
