@@ -47,6 +47,7 @@ library	:= $(filter-out $(BUILD)/src/main.o,$(objects))
 units	:= $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 fuzzers	:= $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 tools	:= $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(sort $(wildcard tests/tools/*.c)))
+modules	:= $(patsubst tests/modules/%.c,$(BUILD)/modules/%.so,$(sort $(wildcard tests/modules/*.c)))
 benches	:= $(patsubst bench/%.c,$(BUILD)/bench/%,$(sort $(wildcard bench/*.c)))
 
 ifeq ($(V),1)
@@ -161,12 +162,18 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ldflags) -o $@ $^ -lssl -lcrypto -ldl
 
+# Engines and providers that the end-to-end tests load.
+$(BUILD)/modules/%.so: $(BUILD)/tests/modules/%.o
+	$(say) LINK $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -shared -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lcrypto
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libtlsplice.a
 	$(say) LINK $@
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
 
-tests: all $(units) $(fuzzers) $(tools) $(BUILD)/man/options
+tests: all $(units) $(fuzzers) $(tools) $(modules) $(BUILD)/man/options
 
 test:
 	@tests/install-deps build run test $(if $(SAN),,vm)

@@ -59,8 +59,8 @@ struct globals {
 	int debug;    /* level 0..7 of lines that belong to no section */
 	int facility; /* LOG_DAEMON ... */
 
-	/* modules of OpenSSL, in the order of the file */
-	struct texts engine, engine_ctrl, engine_default, provider, provider_parameter;
+	struct texts
+		modules; /* engine, engineCtrl, engineDefault, provider, providerParameter: "NAME=VALUE" in the order of the file */
 	bool fips;
 
 	/* Extensions of tlsplice */
@@ -125,7 +125,8 @@ struct section {
 	const char *ticket_key, *ticket_mac; /* hexadecimal */
 	struct texts ticket_key_files;       /* extension */
 	const char *engine_id;
-	int engine_num;   /* from 1; 0 = none */
+	int engine_num;   /* from 1; 0 = none; also where engine_id was given */
+	bool async;       /* extension: handshakes do not wait for an engine */
 	bool cert_reload; /* extension: files that change are loaded anew */
 
 	/* life of a connection */

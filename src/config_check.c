@@ -22,6 +22,8 @@ bool check_globals(struct reading *reading)
 		wrong = "Log file must include full path name";
 	else if (global->foreground == FOREGROUND_NO && global->pid && global->pid[0] != '/')
 		wrong = "Pid file must include full path name";
+	else
+		wrong = tls_modules_end(&reading->modules, global->fips);
 	if (wrong)
 		log_write(LOG_ERR, NULL, "Global options: %s", wrong);
 	return !wrong;
@@ -45,7 +47,7 @@ static const struct protocol_row *protocol_of(const struct service_options *serv
 static const char *check_cert(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (service->pub.client || service->pub.cert.count || service->pub.psk_secrets)
+	if (service->pub.client || service->pub.cert.count || service->pub.psk_secrets || service->pub.engine_num)
 		return NULL;
 	return "TLS server needs a certificate";
 }
@@ -174,6 +176,14 @@ static const char *check_trust(const struct reading *reading, const struct servi
 	return "Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured";
 }
 
+static const char *check_ca_engine(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (!service->pub.ca_engine.count || service->pub.engine_num)
+		return NULL;
+	return "\"CAengine\" needs \"engineId\" or \"engineNum\"";
+}
+
 /* A list that is not there must not pass for one that revokes nothing. */
 static const char *check_crl(const struct reading *reading, const struct service_options *service)
 {
@@ -243,8 +253,8 @@ static const char *check_inetd_accept(const struct reading *reading, const struc
 typedef const char *rule_fn(const struct reading *reading, const struct service_options *service);
 
 static rule_fn *const rules[] = {
-	check_cert,     check_psk,     check_subjects, check_ocsp,    check_protocol, check_redirect, check_sni,
-	check_versions, check_tickets, check_trust,    check_ca_file, check_crl,      check_sockets,
+	check_cert,     check_psk,     check_subjects, check_ocsp,      check_protocol, check_redirect, check_sni,
+	check_versions, check_tickets, check_trust,    check_ca_engine, check_ca_file,  check_crl,      check_sockets,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

@@ -10,7 +10,16 @@
 
 /* What -help has no room for. `Quoted` words are set in bold. */
 const struct config_note config_notes[] = {
-	{"fips", "`yes|no` use the FIPS provider of OpenSSL."},
+	{"engine", "Engines act as soon as the line is read, in the order of the file: put `setEnv` before. They are numbered from 1. "
+                   "`auto` takes those that OpenSSL has loaded for its own configuration file. "
+                   "Engines and providers belong to the process: a reload does not load or change any, and says so if its lines differ."},
+	{"engineCtrl", "Given to the engine before it is initialised; `INIT` initialises it now. The argument of `PIN` is not logged."},
+	{"engineDefault", "As `ALL`, or `RSA,EC,RAND`: what OpenSSL then does with this engine without being asked to. "
+                          "Keys loaded from files are used in it too."},
+	{"fips", "`yes|no` use only algorithms of the FIPS provider of OpenSSL, which must be installed. "
+                 "Records stay with OpenSSL then: see `inplace` and `ktls`."},
+	{"provider", "Loaded as soon as the line is read; OpenSSL's own algorithms stay available. See `engine`."},
+	{"providerParameter", "The provider must have been named before. Needs OpenSSL 3.5."},
 	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
                        "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
 	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},
@@ -30,11 +39,14 @@ const struct config_note config_notes[] = {
                    "The certificates also complete the chain of `cert`."},
 	{"CAstore", "A URI of OpenSSL, such as `file:/etc/ssl/certs`. It is read as a whole at start; one that cannot be read "
                     "ends the start."},
+	{"async", "For engines and providers that can do so, as those of Intel QAT: one worker then has many handshakes in the accelerator at once. "
+                  "It cannot be combined with what handshakes wait for themselves, such as OCSP."},
 	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
                  "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters. "
                  "A further `cert` with a key of its own, such as RSA beside ECDSA, is one more certificate to choose from; "
                  "one without a key adds to the chain of the one before. "
                  "The pass phrase of an encrypted key is asked for on the terminal. "
+                 "A URI names a certificate that a `provider` knows; with `engineId` it is looked for in the engine. "
                  "A server needs a certificate, a client need not have one."},
 	{"certReload",
          "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, symbolic links on the way to them too. "
@@ -74,7 +86,11 @@ const struct config_note config_notes[] = {
          "After 16 KiB or a second of silence a connection of TLS 1.2 or 1.3 with an AEAD cipher needs OpenSSL no more: "
          "it becomes faster and takes a third of the memory. What cannot be handed over stays with OpenSSL. "
          "With `no` only a connection that the kernel takes (`ktls`) leaves OpenSSL."},
-	{"key", "A file that everybody may read is warned about."},
+	{"engineId", "`cert` and `key` are then looked for in this engine first, by the id that they have there: see `engine`."},
+	{"engineNum", "As `engineId`, by number."},
+	{"key", "A file, or as `cert` what a provider or the engine of the section knows, as a PKCS#11 URI. "
+                "The PIN of a token is asked for on the terminal, once, unless it is known to the engine or the provider. "
+                "A file that everybody may read is warned about."},
 	{"ktls",
          "A direction that the kernel has costs no encryption in user space, and bulk can be spliced: see `relay`. "
          "`auto` leaves to user space what is faster there, which is AES-GCM where intel-ipsec-mb is built in (unless `inplace = "

@@ -97,7 +97,7 @@ static void print_debug(FILE *out, const struct option *row, const void *base)
 const struct option_kind kind_debug_global = {parse_debug_global, print_debug_global, NULL};
 const struct option_kind kind_debug = {parse_debug, print_debug, NULL};
 
-/* --- environment, engines ------------------------------------------------------------------------------------------ */
+/* --- environment --------------------------------------------------------------------------------------------------- */
 
 /* Acts at once, so that what is loaded later finds it. An equal value is left alone: other threads may be reading it. */
 static const char *set_env(const char *name, const char *value)
@@ -128,26 +128,6 @@ static void print_set_env(FILE *out, const struct option *row, const void *base)
 	kind_texts.print(out, row, base);
 }
 
-static const char *parse_engine_part(struct reading *reading, const struct option *row, void *base, const char *value)
-{
-	const struct global_options *global = base;
-
-	return global->pub.engine.count ? kind_texts.parse(reading, row, base, value) : "No engine was defined";
-}
-
-/* No engine can have been loaded: `engine` is not built yet. */
-static const char *parse_engine_id(struct reading *reading, const struct option *row, void *base, const char *value)
-{
-	(void)reading, (void)row, (void)base, (void)value;
-	return "Engine ID not found";
-}
-
-static const char *parse_engine_num(struct reading *reading, const struct option *row, void *base, const char *value)
-{
-	(void)reading, (void)base, (void)value;
-	return row->error;
-}
-
 static const char *parse_compression(struct reading *reading, const struct option *row, void *base, const char *value)
 {
 	static const char *const names[] = {"deflate", "zlib", "zstd", "brotli"};
@@ -159,9 +139,6 @@ static const char *parse_compression(struct reading *reading, const struct optio
 }
 
 const struct option_kind kind_set_env = {parse_set_env, print_set_env, NULL};
-const struct option_kind kind_engine_part = {parse_engine_part, NULL, NULL};
-const struct option_kind kind_engine_id = {parse_engine_id, NULL, NULL};
-const struct option_kind kind_engine_num = {parse_engine_num, NULL, NULL};
 const struct option_kind kind_compression = {parse_compression, NULL, NULL};
 
 /* --- users and groups ---------------------------------------------------------------------------------------------- */

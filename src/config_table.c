@@ -18,12 +18,6 @@ static bool asks_always(const struct global_options *global, const struct servic
 	return true;
 }
 
-static bool asks_fips(const struct global_options *global, const struct service_options *service)
-{
-	(void)service;
-	return global->pub.fips;
-}
-
 static bool asks_rnd_bytes(const struct global_options *global, const struct service_options *service)
 {
 	(void)service;

@@ -8,6 +8,7 @@
 
 #include "arena.h"
 #include "config.h"
+#include "tls_modules.h"
 
 enum {
 	CONFIG_LINE_MAX = 16384, /* a line's buffer; what is longer continues on a "next" line, as stunnel's users know it */
@@ -97,6 +98,7 @@ struct reading {
 	bool secret; /* the option of this line */
 	unsigned depth;
 	unsigned order;
+	struct tls_modules_reading modules;
 };
 
 struct option;
@@ -145,12 +147,13 @@ extern const struct protocol_row protocols[];
 extern const size_t protocol_count;
 
 extern const struct option_kind kind_text, kind_text_or_none, kind_texts, kind_flag, kind_log_file, kind_foreground,
-	kind_failover, kind_log_id, kind_int, kind_long, kind_debug_global, kind_debug, kind_compression, kind_engine_part,
-	kind_set_env, kind_user_global, kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect,
-	kind_local, kind_sessiond, kind_include, kind_version, kind_version_both, kind_tls_options, kind_security_level,
-	kind_stack, kind_socket, kind_verify, kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag,
-	kind_psk_secrets, kind_psk_require, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin, kind_ktls,
-	kind_relay, kind_byte_count, kind_ip;
+	kind_failover, kind_log_id, kind_int, kind_long, kind_debug_global, kind_debug, kind_compression, kind_engine,
+	kind_engine_ctrl, kind_engine_default, kind_provider, kind_provider_parameter, kind_set_env, kind_user_global,
+	kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect, kind_local, kind_sessiond,
+	kind_include, kind_version, kind_version_both, kind_tls_options, kind_security_level, kind_stack, kind_socket,
+	kind_verify, kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag, kind_psk_secrets,
+	kind_psk_require, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers, kind_drain, kind_admin,
+	kind_ktls, kind_relay, kind_byte_count, kind_ip;
 
 /* config.c */
 extern const char config_told[]; /* an error whose message has been logged already */
@@ -181,7 +184,8 @@ const char *tls_version_text(int version);
 bool check_globals(struct reading *reading);
 bool check_service(struct reading *reading, struct service_options *service);
 bool check_inetd(struct reading *reading);
-struct section *sni_primary(const struct reading *reading, const char *sni); /* whose clients "primary:pattern" is about, or NULL */
+struct section *sni_primary(const struct reading *reading,
+                            const char *sni); /* whose clients "primary:pattern" is about, or NULL */
 
 /* config_print.c */
 void print_option(FILE *out, const struct option *row, const char *value);

@@ -4,6 +4,7 @@
  */
 #include "conn.h"
 
+#include "accelerator.h"
 #include "coro.h"
 #include "dial.h"
 #include "fetch.h"
@@ -167,6 +168,43 @@ static void handshake_step(void *arg)
 		h->progress = switch_service(h->c);
 }
 
+/* The connection has failed, but OpenSSL cannot let go of it yet. Returns whether the engine is still at work. */
+static bool settle_step(struct conn *c)
+{
+	struct handshake h = {.c = c};
+
+	conn_call(c, handshake_step, &h);
+	return h.progress == TLS_WANTS_ENGINE;
+}
+
+static bool await_engine(struct conn *c)
+{
+	bool answered = !c->failed && accelerator_await(c) == 0;
+
+	if (c->expired)
+		log_expired(c);
+	if (answered && !c->failed)
+		return true;
+	conn_fail(c, CONN_RESET);
+	accelerator_settle(c, settle_step);
+	return false;
+}
+
+/* Waits for what the handshake wants. Returns false when it is over, one way or the other. */
+static bool await_more(struct conn *c, struct end *e, struct handshake *h)
+{
+	bool more;
+
+	switch (h->progress) {
+	case TLS_WANTS_BYTES: more = await_bytes(c, e); break;
+	case TLS_WANTS_ENGINE: more = await_engine(c); break;
+	default: return false;
+	}
+	if (!more)
+		h->progress = TLS_FAILED;
+	return more;
+}
+
 /* Server mode: TLS accept; client mode: TLS connect. */
 static void tls_up(struct conn *c)
 {
@@ -179,11 +217,9 @@ static void tls_up(struct conn *c)
 	conn_deadline(c, c->service->conf->timeout_busy_s, "ssl_start");
 	c->tls.ask = c->deep ? ask_responder : NULL;
 	conn_call(c, handshake_start, &h);
-	while (h.progress == TLS_WANTS_BYTES) {
+	for (bool more = h.progress != TLS_FAILED; more; more = await_more(c, e, &h)) {
 		conn_call(c, handshake_step, &h);
 		end_send(e);
-		if (h.progress == TLS_WANTS_BYTES && !await_bytes(c, e))
-			h.progress = TLS_FAILED;
 	}
 	stats = c->service->stats; /* a virtual host's, perhaps */
 	c->tls.ask = NULL;

@@ -555,3 +555,15 @@ int ring_await_connect(struct ring *ring, struct ring_wait *wait, int fd, const 
 	ring_connect(ring, &wait->op, fd, addr);
 	return await(wait);
 }
+
+int ring_await_poll(struct ring *ring, struct ring_wait *wait, int fd, unsigned events)
+{
+	ring_poll(ring, &wait->op, fd, events, false);
+	return await(wait);
+}
+
+int ring_await_turn(struct ring *ring, struct ring_wait *wait)
+{
+	ring_complete(ring, &wait->op, 1);
+	return await(wait);
+}

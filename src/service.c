@@ -187,12 +187,26 @@ static bool init_services(struct generation *g, const struct section *s)
 	return true;
 }
 
+/* OpenSSL cannot begin another job while one waits for something else than an engine. */
+static bool check_async(const struct section *s)
+{
+	bool async = s->async;
+
+	for (const struct virtual_host *host = s->hosts; host && !async; host = host->next)
+		async = host->section->async;
+	if (!async || !handshake_waits(s))
+		return true;
+	log_global(LOG_ERR, "Service [%s]: \"async\" cannot be combined with what handshakes wait for themselves, such as OCSP",
+	           s->name);
+	return false;
+}
+
 static bool init_section(struct generation *g, const struct section *s, const struct generation *previous,
                          struct tls_library *const *libraries)
 {
 	struct common *common = &g->commons[s->index];
 
-	if (!init_services(g, s))
+	if (!check_async(s) || !init_services(g, s))
 		return false;
 	resolve_targets(&s->connect, "connect", s->delay, &common->upstream);
 	resolve_targets(&s->redirect, "redirect", s->delay, &common->redirect);

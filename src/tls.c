@@ -8,6 +8,7 @@
 #include "record_openssl.h"
 #include "tls_context.h"
 #include "tls_hello.h"
+#include "tls_modules.h"
 #include "tls_ocsp.h"
 #include "tls_psk.h"
 #include "tls_sessions.h"
@@ -102,6 +103,8 @@ static int begin_openssl(struct tls *tls, struct tls_context *context)
 	tls->ssl = SSL_new(context->ctx);
 	if (!tls->ssl || !SSL_set_app_data(tls->ssl, tls)) /* the callbacks count on it */
 		return -ENOMEM;
+	if (tls->section->async)
+		SSL_set_mode(tls->ssl, SSL_MODE_ASYNC);
 	bio = record_bio_new(&tls->record);
 	if (!bio)
 		return -ENOMEM;
@@ -205,6 +208,7 @@ enum tls_progress tls_handshake(struct tls *tls)
 		forget_hello(tls);
 	if (code == 1) {
 		tls->handshaking = false;
+		SSL_clear_mode(tls->ssl, SSL_MODE_ASYNC); /* records are not worth the switches */
 		log_established(tls);
 		if (!tls_psk_accepts(tls))
 			return TLS_FAILED;
@@ -215,10 +219,25 @@ enum tls_progress tls_handshake(struct tls *tls)
 	switch (SSL_get_error(tls->ssl, code)) {
 	case SSL_ERROR_WANT_READ: return TLS_WANTS_BYTES;
 	case SSL_ERROR_WANT_CLIENT_HELLO_CB: return TLS_CHOSE;
+	case SSL_ERROR_WANT_ASYNC: return TLS_WANTS_ENGINE;
 	default: break;
 	}
 	tls_log_failure(tls, tls->section->client ? "SSL_connect" : "SSL_accept");
 	return TLS_FAILED;
+}
+
+size_t tls_engine_fds(const struct tls *tls, int fds[TLS_ENGINE_FDS_MAX])
+{
+	size_t n = 0;
+
+	if (SSL_get_all_async_fds(tls->ssl, NULL, &n) != 1 || n > TLS_ENGINE_FDS_MAX)
+		return 0;
+	return SSL_get_all_async_fds(tls->ssl, fds, &n) == 1 ? n : 0;
+}
+
+void tls_abandon(struct tls *tls)
+{
+	tls->ssl = NULL;
 }
 
 bool tls_resumed(const struct tls *tls)
@@ -261,7 +280,7 @@ static bool needs_openssl(const struct tls *tls)
 	uint64_t options = SSL_get_options(tls->ssl);
 	int version = SSL_version(tls->ssl);
 
-	if (version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl))
+	if (version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl) || tls_modules_fips())
 		return true;
 	if (version == TLS1_3_VERSION && tls->traffic.secret_len == 0)
 		return true;

@@ -130,6 +130,7 @@ enum tls_progress {
 	TLS_DONE,
 	TLS_CHOSE,       /* server mode: the client's server name belongs to the section `chosen`: tls_switch() to its context, and call again */
 	TLS_WANTS_BYTES, /* send what is in `out`, append what comes to `in`, and call again */
+	TLS_WANTS_ENGINE, /* an engine is at work: call again when one of tls_engine_fds() is readable, and not before */
 	TLS_FAILED,      /* logged; `out` may hold an alert that should still be sent */
 };
 
@@ -141,6 +142,14 @@ enum tls_progress tls_handshake(struct tls *tls);
  * the connection. Returns 0 or -ENOMEM. (deep)
  */
 int tls_switch(struct tls *tls, struct tls_context *context);
+
+/*
+ * The descriptors by which the engine will tell, written to `fds`. None: it has no way to tell, or more than TLS_ENGINE_FDS_MAX. While it is at work
+ * tls_end() must not be called: there is no way to take a job back. tls_abandon() forgets the SSL object instead, which is never freed then.
+ */
+enum { TLS_ENGINE_FDS_MAX = 16 };
+size_t tls_engine_fds(const struct tls *tls, int fds[TLS_ENGINE_FDS_MAX]);
+void tls_abandon(struct tls *tls);
 
 /* True when the handshake resumed a session. */
 bool tls_resumed(const struct tls *tls);

@@ -7,6 +7,7 @@
 #include "record_openssl.h"
 #include "tls_hello.h"
 #include "tls_identity.h"
+#include "tls_modules.h"
 #include "tls_ocsp.h"
 #include "tls_psk.h"
 #include "tls_sessions.h"
@@ -21,10 +22,38 @@
 #include <string.h>
 
 /* As with stunnel 5.82; the post-quantum group leads where this OpenSSL has it. */
-static const char default_ciphers[] = "HIGH:!aNULL:!SSLv2:!DH:!kDHEPSK";
-static const char default_suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
-static const char default_groups[] = "X25519:P-256:X448:P-521:P-384";
-static const char default_groups_pq[] = "X25519MLKEM768:X25519:P-256:X448:P-521:P-384";
+struct defaults {
+	const char *ciphers, *suites;
+	const char *groups[2]; /* the first that this OpenSSL knows all of */
+};
+
+static const struct defaults defaults_any = {
+	.ciphers = "HIGH:!aNULL:!SSLv2:!DH:!kDHEPSK",
+	.suites = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256",
+	.groups = {"X25519MLKEM768:X25519:P-256:X448:P-521:P-384", "X25519:P-256:X448:P-521:P-384"},
+};
+
+/* What is approved for FIPS 140. */
+static const struct defaults defaults_fips = {
+	.ciphers = "FIPS:!DH:!kDHEPSK",
+	.suites = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
+	.groups = {"P-256:P-521:P-384", "P-256:P-521:P-384"},
+};
+
+static const struct defaults *defaults(void)
+{
+	return tls_modules_fips() ? &defaults_fips : &defaults_any;
+}
+
+static const char *ciphers_of(const struct section *section)
+{
+	return section->ciphers ? section->ciphers : defaults()->ciphers;
+}
+
+static const char *suites_of(const struct section *section)
+{
+	return section->ciphersuites ? section->ciphersuites : defaults()->suites;
+}
 
 enum { SECURITY_LEVEL_MIN = 2 }; /* unless the section chooses */
 
@@ -46,7 +75,10 @@ struct tls_library *tls_library_new(void)
 	if (file && !OSSL_LIB_CTX_load_config(library->context, file))
 		ERR_clear_error();
 	OPENSSL_free(file);
-	return library;
+	if (tls_modules_install(library->context))
+		return library;
+	tls_library_free(library);
+	return NULL;
 failed:
 	tls_log_errors(LOG_ERR, NULL, "OSSL_LIB_CTX_new", NULL);
 	OPENSSL_free(file);
@@ -131,7 +163,8 @@ static bool set_groups(SSL_CTX *ctx, const struct section *section)
 	if (section->curves) {
 		ok = SSL_CTX_set1_groups_list(ctx, section->curves) == 1;
 	} else {
-		ok = SSL_CTX_set1_groups_list(ctx, default_groups_pq) == 1 || SSL_CTX_set1_groups_list(ctx, default_groups) == 1;
+		ok = SSL_CTX_set1_groups_list(ctx, defaults()->groups[0]) == 1 ||
+		     SSL_CTX_set1_groups_list(ctx, defaults()->groups[1]) == 1;
 	}
 	ERR_clear_error();
 	if (!ok)
@@ -221,8 +254,8 @@ static void announce_context(SSL_CTX *ctx, const struct section *section)
 		log_global(LOG_INFO, "User-specified security level set: %d", section->security_level);
 	else
 		log_global(LOG_INFO, "OpenSSL security level is used: %d", SSL_CTX_get_security_level(ctx));
-	log_global(LOG_DEBUG, "Ciphers: %s", section->ciphers ? section->ciphers : default_ciphers);
-	log_global(LOG_DEBUG, "TLSv1.3 ciphersuites: %s", section->ciphersuites ? section->ciphersuites : default_suites);
+	log_global(LOG_DEBUG, "Ciphers: %s", ciphers_of(section));
+	log_global(LOG_DEBUG, "TLSv1.3 ciphersuites: %s", suites_of(section));
 	log_global(LOG_DEBUG, "TLS options: 0x%llx (+0x%llx, -0x%llx)", (unsigned long long)SSL_CTX_get_options(ctx),
 	           (unsigned long long)section->options_set, (unsigned long long)section->options_clear);
 	log_global(LOG_INFO, "Session resumption %s", section->session_resume ? "enabled" : "disabled");
@@ -239,11 +272,11 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	}
 	set_security_level(ctx, section);
 	set_options(ctx, section);
-	if (!SSL_CTX_set_cipher_list(ctx, section->ciphers ? section->ciphers : default_ciphers)) {
+	if (!SSL_CTX_set_cipher_list(ctx, ciphers_of(section))) {
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_cipher_list", NULL);
 		return false;
 	}
-	if (!SSL_CTX_set_ciphersuites(ctx, section->ciphersuites ? section->ciphersuites : default_suites)) {
+	if (!SSL_CTX_set_ciphersuites(ctx, suites_of(section))) {
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_ciphersuites", NULL);
 		return false;
 	}

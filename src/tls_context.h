@@ -15,6 +15,9 @@
 
 struct ssl_session_st;
 
+/* tls_modules.c: loads the providers that the configuration asks for into a library context. Returns false after logging why. */
+bool tls_modules_install(OSSL_LIB_CTX *library);
+
 struct tls_context {
 	atomic_uint refs;
 	SSL_CTX *ctx;

@@ -1,212 +1,39 @@
 /*
- * Certificates and keys: read once by the main thread through OSSL_STORE (PEM, DER and PKCS#12 are told apart by content), then copied
- * into every worker's contexts. See tls.h and tls_identity.h.
+ * Certificates and keys: loaded once by the main thread, then copied into every worker's contexts. Keys that cannot be copied are shared (an engine's)
+ * or loaded there once more (a provider's). See tls.h and tls_identity.h.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tls_identity.h"
 
 #include "log.h"
+#include "tls_place.h"
+#include "tls_prompt.h"
 
-#include <fcntl.h>
 #include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/pkcs12.h>
 #include <openssl/ssl.h>
 #include <openssl/store.h>
-#include <openssl/ui.h>
 #include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TRIES = 3, PASSPHRASE_MAX = 1024 };
-
 /* One certificate with its chain and key; a section may have several (RSA and ECDSA). */
 struct pair {
 	X509 *cert;
 	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
+	const char *place; /* of the key; at first of the certificate */
+	bool engine;       /* the key is an engine's */
+	bool stays;        /* the key does not leave its provider */
 };
 
 struct tls_identity {
 	struct pair *pairs;
 	size_t count;
 	EVP_PKEY *dh; /* parameters found beside a certificate, or NULL */
+	char *pin;    /* of a token, for the loads in other library contexts */
 };
-
-/* What one file holds. */
-struct contents {
-	STACK_OF(X509) * certs;
-	EVP_PKEY *key, *dh;
-};
-
-/* The right answer to a prompt is kept for the keys that follow, also those of a reload. */
-static char remembered[PASSPHRASE_MAX];
-static bool may_ask = true;
-static struct {
-	bool try_remembered, asked;
-	char answer[PASSPHRASE_MAX];
-} prompt;
-
-void tls_may_ask(bool yes)
-{
-	may_ask = yes;
-}
-
-void tls_forget_passphrase(void)
-{
-	OPENSSL_cleanse(remembered, sizeof(remembered));
-}
-
-/* Asks on the terminal, unless a remembered answer is to be tried first. Without a terminal the answer is empty. */
-static int prompt_read(UI *ui, UI_STRING *string)
-{
-	int terminal, ok;
-	char *answer;
-
-	if (UI_get_string_type(string) != UIT_PROMPT && UI_get_string_type(string) != UIT_VERIFY)
-		return 1;
-	if (prompt.try_remembered && *remembered)
-		return UI_set_result(ui, string, remembered) >= 0;
-	prompt.asked = true;
-	/* OpenSSL's own reader prints the prompt before it turns the echo off, and whoever types ahead is seen; getpass(3) does not. */
-	terminal = may_ask ? open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1;
-	answer = terminal >= 0 ? getpass(UI_get0_output_string(string)) : NULL;
-	if (terminal >= 0)
-		close(terminal);
-	ok = UI_set_result(ui, string, answer ? answer : "") >= 0;
-	if (answer) {
-		snprintf(prompt.answer, sizeof(prompt.answer), "%s", answer);
-		OPENSSL_cleanse(answer, strlen(answer));
-	}
-	return ok;
-}
-
-static UI_METHOD *prompt_method(void)
-{
-	UI_METHOD *m = UI_create_method("terminal");
-
-	if (m)
-		UI_method_set_reader(m, prompt_read);
-	return m;
-}
-
-/* True for what another answer could cure. */
-static bool passphrase_was_wrong(void)
-{
-	bool wrong = false;
-
-	for (unsigned long e; (e = ERR_get_error());) {
-		int lib = ERR_GET_LIB(e), reason = ERR_GET_REASON(e);
-
-		wrong |= lib == ERR_LIB_EVP && reason == EVP_R_BAD_DECRYPT;
-		wrong |= lib == ERR_LIB_PEM && (reason == PEM_R_BAD_DECRYPT || reason == PEM_R_BAD_PASSWORD_READ);
-		wrong |= lib == ERR_LIB_PKCS12 && reason == PKCS12_R_MAC_VERIFY_FAILURE;
-		wrong |= lib == ERR_LIB_OSSL_STORE &&
-		         (reason == OSSL_STORE_R_BAD_PASSWORD_READ || reason == OSSL_STORE_R_ERROR_VERIFYING_PKCS12_MAC);
-		wrong |= lib == ERR_LIB_PROV || lib == ERR_LIB_UI || lib == ERR_LIB_ASN1;
-	}
-	return wrong;
-}
-
-static void contents_free(struct contents *c)
-{
-	sk_X509_pop_free(c->certs, X509_free);
-	EVP_PKEY_free(c->key);
-	EVP_PKEY_free(c->dh);
-	*c = (struct contents){0};
-}
-
-static void contents_add(struct contents *c, OSSL_STORE_INFO *info)
-{
-	switch (OSSL_STORE_INFO_get_type(info)) {
-	case OSSL_STORE_INFO_CERT: {
-		X509 *cert = OSSL_STORE_INFO_get1_CERT(info);
-
-		if (!cert || !sk_X509_push(c->certs, cert))
-			X509_free(cert);
-		break;
-	}
-	case OSSL_STORE_INFO_PKEY:
-		if (!c->key)
-			c->key = OSSL_STORE_INFO_get1_PKEY(info);
-		break;
-	case OSSL_STORE_INFO_PARAMS:
-		if (!c->dh && EVP_PKEY_is_a(OSSL_STORE_INFO_get0_PARAMS(info), "DH"))
-			c->dh = OSSL_STORE_INFO_get1_PARAMS(info);
-		break;
-	default: break;
-	}
-}
-
-/* One attempt. Returns false with the reason in the error queue. `expect`: an OSSL_STORE_INFO_ type to look for, or 0. */
-static bool contents_try(struct contents *c, const char *file, const UI_METHOD *ui, int expect)
-{
-	OSSL_STORE_CTX *store = OSSL_STORE_open(file, ui, NULL, NULL, NULL);
-	bool ok = store != NULL;
-
-	c->certs = sk_X509_new_null();
-	if (store && expect)
-		OSSL_STORE_expect(store, expect);
-	while (ok && !OSSL_STORE_eof(store)) {
-		OSSL_STORE_INFO *info;
-
-		ERR_clear_error();
-		info = OSSL_STORE_load(store);
-		if (info)
-			contents_add(c, info);
-		else if (!OSSL_STORE_eof(store) || OSSL_STORE_error(store))
-			ok = ERR_peek_error() == 0; /* end of a file with a foot note is not an error */
-		OSSL_STORE_INFO_free(info);
-	}
-	OSSL_STORE_close(store);
-	return ok && c->certs;
-}
-
-/* Logs why a file could not be used; returns whether another pass phrase may help. */
-static bool explain_failure(int try)
-{
-	bool system = ERR_SYSTEM_ERROR(ERR_peek_error()); /* such as: no such file */
-	char text[256];
-	bool wrong;
-
-	ERR_error_string_n(ERR_peek_last_error(), text, sizeof(text));
-	log_global(LOG_ERR, "ui_retry: %s", text);
-	wrong = passphrase_was_wrong();
-	if (system || !wrong)
-		log_global(LOG_ERR, "Unrecoverable error: giving up");
-	else if (try < TRIES)
-		log_global(LOG_WARNING, "Wrong password or PIN: retrying");
-	else
-		log_global(LOG_ERR, "Wrong password or PIN: giving up");
-	return wrong && !system && try < TRIES;
-}
-
-static bool contents_load(struct contents *c, const char *file, int expect)
-{
-	UI_METHOD *ui = prompt_method();
-	bool ok = false;
-
-	/* The remembered answer is one more try, made silently before the three. */
-	for (int try = *remembered ? 0 : 1; ui && try <= TRIES; try++) {
-		memset(&prompt, 0, sizeof(prompt));
-		prompt.try_remembered = try == 0;
-		ok = contents_try(c, file, ui, expect);
-		if (ok)
-			break;
-		contents_free(c);
-		if (try == 0)
-			passphrase_was_wrong(); /* clears the queue */
-		else if (!explain_failure(try))
-			break;
-	}
-	if (ok && prompt.asked && *prompt.answer)
-		memcpy(remembered, prompt.answer, sizeof(remembered));
-	OPENSSL_cleanse(&prompt, sizeof(prompt));
-	UI_destroy_method(ui);
-	return ok;
-}
 
 static void warn_if_open_to_all(const char *file)
 {
@@ -245,62 +72,137 @@ static bool pair_take_certs(struct pair *pair, struct contents *from)
 	return pair->chain != NULL;
 }
 
+/* True if a key can be had as bytes, and so copied. */
+static bool has_bytes(EVP_PKEY *key)
+{
+	unsigned char *der = NULL;
+	int n = i2d_PrivateKey(key, &der);
+
+	OPENSSL_clear_free(der, n > 0 ? (size_t)n : 0);
+	ERR_clear_error();
+	return n > 0;
+}
+
+static void pair_take_key(struct pair *pair, struct contents *from, const char *place)
+{
+	EVP_PKEY_free(pair->key);
+	pair->key = from->key;
+	from->key = NULL;
+	pair->place = place;
+	pair->engine = from->engine;
+	pair->stays = !pair->engine && !has_bytes(pair->key);
+	if (pair->stays)
+		log_global(LOG_DEBUG, "Private key stays in its provider: each worker opens it");
+}
+
+/* True for what may be an id in the section's engine. */
+static bool in_engine(const struct section *section, const char *place)
+{
+	return section->engine_num > 0 && access(place, F_OK) != 0;
+}
+
+static bool load_certs(struct tls_identity *identity, const struct section *section, const char *place, struct contents *c)
+{
+	/* Of a token, not what would need a PIN. */
+	int expect = place_is_token(place) && section->key ? OSSL_STORE_INFO_CERT : 0;
+
+	if (in_engine(section, place)) {
+		if (contents_load_cert(c, section, place))
+			return true;
+		if (!place_has_loader(place))
+			return false;
+	}
+	return contents_load(c, place, expect, NULL, identity->pin) && sk_X509_num(c->certs) > 0;
+}
+
+static bool load_key(struct tls_identity *identity, const struct section *section, const char *place, struct contents *c)
+{
+	bool go_on;
+
+	if (in_engine(section, place)) {
+		if (contents_load_key(c, section, place, &go_on))
+			return true;
+		if (!go_on || !place_has_loader(place))
+			return false;
+	}
+	return contents_load(c, place, OSSL_STORE_INFO_PKEY, NULL, identity->pin) && c->key;
+}
+
 /*
- * A file with certificates. The first file, and every later one with a key of its own, begins a new pair;
- * a later one without a key adds to the chain of the pair before it.
+ * A place with certificates. The first, and every later one with a key of its own or in a token, begins a new pair;
+ * a later file without a key adds to the chain of the pair before it.
  */
-static bool add_cert_file(struct tls_identity *identity, const char *file)
+static bool add_certs(struct tls_identity *identity, const struct section *section, const char *place)
 {
 	struct contents c = {0};
+	char text[PLACE_TEXT_MAX];
 	struct pair *pair;
-	bool ok = false;
+	bool ok = false, begins;
 
-	if (!contents_load(&c, file, 0) || sk_X509_num(c.certs) == 0) {
-		log_global(LOG_ERR, "Failed to load certificate from: %s", file);
+	if (!load_certs(identity, section, place, &c)) {
+		log_global(LOG_ERR, "Failed to load certificate from: %s", place_text(place, text));
 		goto out;
 	}
-	pair = identity->count == 0 || c.key ? pair_add(identity) : &identity->pairs[identity->count - 1];
+	begins = identity->count == 0 || c.key || place_is_token(place) || in_engine(section, place);
+	pair = begins ? pair_add(identity) : &identity->pairs[identity->count - 1];
 	if (!pair || !pair_take_certs(pair, &c)) {
-		log_global(LOG_ERR, "No memory for the certificates of %s", file);
+		log_global(LOG_ERR, "No memory for the certificates of %s", place_text(place, text));
 		goto out;
 	}
-	if (c.key) {
-		pair->key = c.key;
-		c.key = NULL;
-	}
+	if (begins)
+		pair->place = place;
+	if (c.key)
+		pair_take_key(pair, &c, place);
 	if (!identity->dh) {
 		identity->dh = c.dh;
 		c.dh = NULL;
 	}
-	log_global(LOG_INFO, "Certificate loaded from: %s", file);
+	if (!c.engine)
+		log_global(LOG_INFO, "Certificate loaded from: %s", place_text(place, text));
 	ok = true;
 out:
 	contents_free(&c);
 	return ok;
 }
 
-/* The key of the option `key`: it belongs to the first certificate. */
-static bool add_key_file(struct tls_identity *identity, const char *file)
+static bool add_key(struct tls_identity *identity, const struct section *section, struct pair *pair, const char *place)
 {
 	struct contents c = {0};
+	char text[PLACE_TEXT_MAX];
+	bool ok = load_key(identity, section, place, &c);
 
-	if (!contents_load(&c, file, OSSL_STORE_INFO_PKEY) || !c.key) {
-		log_global(LOG_ERR, "Failed to load private key from: %s", file);
-		contents_free(&c);
-		return false;
-	}
-	EVP_PKEY_free(identity->pairs[0].key);
-	identity->pairs[0].key = c.key;
-	c.key = NULL;
+	if (ok)
+		pair_take_key(pair, &c, place);
+	else
+		log_global(LOG_ERR, "Failed to load private key from: %s", place_text(place, text));
 	contents_free(&c);
-	return true;
+	return ok;
 }
 
-static bool check_pairs(const struct tls_identity *identity, const char *key_file)
+/* The option `key` belongs to the first certificate. What lies in tokens comes one at a time: the key has its certificate's id there. */
+static bool add_keys(struct tls_identity *identity, const struct section *section)
 {
+	bool ok = true;
+
+	if (section->key && strcmp(section->key, section->cert.texts[0]) != 0)
+		ok = add_key(identity, section, &identity->pairs[0], section->key);
+	for (size_t i = 0; ok && i < identity->count; i++) {
+		struct pair *pair = &identity->pairs[i];
+
+		if (!pair->key && (in_engine(section, pair->place) || place_is_token(pair->place)))
+			ok = add_key(identity, section, pair, pair->place);
+	}
+	return ok;
+}
+
+static bool check_pairs(const struct tls_identity *identity, const char *key_place)
+{
+	char text[PLACE_TEXT_MAX];
+
+	place_text(key_place, text);
 	for (size_t i = 0; i < identity->count; i++) {
 		if (!identity->pairs[i].key) {
-			log_global(LOG_ERR, "Failed to load private key from: %s", key_file);
+			log_global(LOG_ERR, "Failed to load private key from: %s", text);
 			return false;
 		}
 		ERR_clear_error();
@@ -309,7 +211,8 @@ static bool check_pairs(const struct tls_identity *identity, const char *key_fil
 			return false;
 		}
 	}
-	log_global(LOG_INFO, "Private key loaded from: %s", key_file);
+	if (!identity->pairs[0].engine)
+		log_global(LOG_INFO, "Private key loaded from: %s", text);
 	log_global(LOG_DEBUG, "Private key check succeeded");
 	return true;
 }
@@ -317,20 +220,19 @@ static bool check_pairs(const struct tls_identity *identity, const char *key_fil
 struct tls_identity *tls_identity_load(const struct section *section)
 {
 	struct tls_identity *identity = calloc(1, sizeof(*identity));
-	const char *key_file = section->key ? section->key : section->cert.count ? section->cert.texts[0] : NULL;
+	const char *key_place = section->key ? section->key : section->cert.count ? section->cert.texts[0] : NULL;
 	bool ok = identity != NULL;
 
 	if (identity && section->cert.count == 0)
 		return identity; /* a client, or a server without certificate */
-	if (ok)
-		warn_if_open_to_all(key_file);
+	if (ok) {
+		identity->pin = calloc(1, TLS_PASSPHRASE_MAX);
+		ok = identity->pin != NULL;
+		warn_if_open_to_all(key_place);
+	}
 	for (size_t i = 0; ok && i < section->cert.count; i++)
-		ok = add_cert_file(identity, section->cert.texts[i]);
-	if (ok && section->key && strcmp(section->key, section->cert.texts[0]) != 0)
-		ok = add_key_file(identity, section->key);
-	if (ok)
-		ok = check_pairs(identity, key_file);
-	if (ok)
+		ok = add_certs(identity, section, section->cert.texts[i]);
+	if (ok && add_keys(identity, section) && check_pairs(identity, key_place))
 		return identity;
 	tls_identity_free(identity);
 	return NULL;
@@ -346,6 +248,9 @@ void tls_identity_free(struct tls_identity *identity)
 		EVP_PKEY_free(identity->pairs[i].key);
 	}
 	EVP_PKEY_free(identity->dh);
+	if (identity->pin)
+		OPENSSL_cleanse(identity->pin, TLS_PASSPHRASE_MAX);
+	free(identity->pin);
 	free(identity->pairs);
 	free(identity);
 }
@@ -389,10 +294,28 @@ static EVP_PKEY *params_copy(EVP_PKEY *params, OSSL_LIB_CTX *library)
 	return copy;
 }
 
-static bool pair_install(const struct pair *pair, SSL_CTX *ctx, OSSL_LIB_CTX *library)
+/* The pair's key for use in a library context. */
+static EVP_PKEY *pair_key(const struct pair *pair, OSSL_LIB_CTX *library, char *pin)
+{
+	struct contents c = {0};
+	EVP_PKEY *key;
+
+	if (pair->engine)
+		return EVP_PKEY_up_ref(pair->key) == 1 ? pair->key : NULL;
+	if (!pair->stays)
+		return key_copy(pair->key, library);
+	if (!contents_load(&c, pair->place, OSSL_STORE_INFO_PKEY, library, pin))
+		return NULL;
+	key = c.key;
+	c.key = NULL;
+	contents_free(&c);
+	return key;
+}
+
+static bool pair_install(const struct pair *pair, SSL_CTX *ctx, OSSL_LIB_CTX *library, char *pin)
 {
 	X509 *cert = cert_copy(pair->cert, library);
-	EVP_PKEY *key = key_copy(pair->key, library);
+	EVP_PKEY *key = pair_key(pair, library, pin);
 	bool ok = cert && key && SSL_CTX_use_certificate(ctx, cert) == 1 && SSL_CTX_use_PrivateKey(ctx, key) == 1;
 
 	for (int i = 0; ok && i < sk_X509_num(pair->chain); i++) {
@@ -412,7 +335,7 @@ bool tls_identity_install(const struct tls_identity *identity, SSL_CTX *ctx, OSS
 	EVP_PKEY *dh;
 
 	for (size_t i = 0; i < identity->count; i++)
-		if (!pair_install(&identity->pairs[i], ctx, library))
+		if (!pair_install(&identity->pairs[i], ctx, library, identity->pin))
 			return false;
 	dh = identity->dh ? params_copy(identity->dh, library) : NULL;
 	if (!dh)

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "tls_context.h"
 #include "tls_crl_dir.h"
+#include "tls_engine.h"
 #include "tls_verify.h"
 
 #include <dirent.h>
@@ -289,6 +290,26 @@ static bool load_ca_store(struct tls_trust *t, const struct section *s)
 	return false;
 }
 
+/* By the ids that they have in the section's engine. */
+static bool load_ca_engine(struct tls_trust *t, const struct section *s)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < s->ca_engine.count; i++) {
+		X509 *cert;
+
+		ERR_clear_error();
+		cert = tls_engine_cert((unsigned)s->engine_num, s->ca_engine.texts[i]);
+		ok = cert && tls_trust_add(t, cert);
+		X509_free(cert);
+		if (ok)
+			continue;
+		tls_log_errors(LOG_ERR, NULL, "ENGINE_ctrl_cmd", NULL);
+		log_global(LOG_ERR, "Failed to load CA certificate from engine ID: %s", s->ca_engine.texts[i]);
+	}
+	return ok;
+}
+
 static bool load_crl_file(struct tls_trust *t, const struct section *s)
 {
 	if (!s->crl_file)
@@ -327,7 +348,7 @@ static bool trust_fill(struct tls_trust *t, const struct section *s)
 {
 	unsigned n;
 
-	if (!digest_options(t, s) || !load_ca_file(t, s) || !load_ca_path(t, s) || !load_ca_store(t, s))
+	if (!digest_options(t, s) || !load_ca_file(t, s) || !load_ca_path(t, s) || !load_ca_store(t, s) || !load_ca_engine(t, s))
 		return false;
 	if (!announce_names(t, s) || !load_crl_file(t, s) || !EVP_DigestFinal_ex(t->digesting, t->digest, &n))
 		return false;

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from conftest import TOOLS
 from peers import connect, echo, read_exactly, server_context
 from proxy import BINARY, SLOW, TOP, WRAPPER, listening_ports, until
 
@@ -96,6 +97,24 @@ def test_kernel_tls(bench, pki):
     moved.start(bench)
     client = bench.client(moved.ports[8448])
     client.ping(b"x" * 300000)
+
+
+@pytest.mark.ours
+def test_accelerator(bench, pki):
+    """As it is; then with QAT's engine, of which an engine of the tests takes the part."""
+    moved = Moved(bench, pki, "accelerator.conf")
+    bench.server(echo, address=moved.ports[8080])
+    moved.start(bench)
+    bench.client(moved.ports[8451]).ping().bye()
+    moved = Moved(bench, pki, "accelerator.conf")
+    bench.server(echo, address=moved.ports[8080])
+    modules = os.path.join(os.path.dirname(TOOLS), "modules")
+    moved.text = moved.text.replace(";setEnv = OPENSSL_ENGINES=/usr/local/lib/engines-3", f"setEnv = OPENSSL_ENGINES={modules}")
+    moved.text = moved.text.replace(";engine = qatengine\n;engineDefault", "engine = slowsign\nengineDefault")
+    proxy = moved.start(bench)
+    assert "\nengineDefault" in moved.text
+    bench.client(moved.ports[8451]).ping()
+    assert not proxy.lines("not initialized")
 
 
 def test_every_file_has_a_test():

@@ -2,6 +2,7 @@
 # The verdicts are those of stunnel 5.82 (5.75 where that is stricter), but for what is marked "ours".
 # SPDX-License-Identifier: Apache-2.0
 import os
+import re
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from proxy import BINARY, SLOW, WRAPPER
 pytestmark = [pytest.mark.ours, pytest.mark.san]  # -t is ours
 
 OK = None
+OPENSSL = tuple(map(int, re.findall(r"OpenSSL (\d+)\.(\d+)", subprocess.run(["openssl", "version"], capture_output=True, text=True).stdout)[-1]))
 KEY16 = "00112233445566778899aabbccddeeff"
 CONTEXT = "[!] Service [s]: Failed to initialize TLS context"
 YES_NO = "The argument needs to be either 'yes' or 'no'"
@@ -26,7 +28,7 @@ def not_built(name):
 # Before the sections, on line 4. A message that does not begin with "[!]" belongs to the line: FILE:4: "text": message
 GLOBAL = [
     ("fips = no", OK),
-    ("fips = yes", not_built("fips")),
+    ("fips = yes", '[!] Global options: "fips = yes": OpenSSL\'s FIPS provider is not installed, or does not work'),
     ("foreground = maybe", "The argument needs to be either 'yes', 'quiet' or 'no'"),
     ("log = trunc", "The argument needs to be either 'append' or 'overwrite'"),
     ("output = rel.log", OK),
@@ -45,10 +47,19 @@ GLOBAL = [
     ("EGD = /nonexist", not_built("EGD")),
     ("taskbar = no", UNKNOWN),
     ("chroot = /nonexist", not_built("chroot")),
-    ("engine = auto", not_built("engine")),
+    ("engine = auto", OK),
+    ("engine = nosuchengine", "Failed to open the engine"),
+    ("engine = dynamic\nengineCtrl = NOSUCH:x", '[!] CONFIG:5: "engineCtrl = ...": Failed to execute the engine control command'),
+    ("engine = dynamic\nengineDefault = NOSUCH", "Failed to set engine as default"),
     ("engineCtrl = INIT", '[!] CONFIG:4: "engineCtrl = ...": No engine was defined'),
-    ("provider = default", not_built("provider")),
-    ("providerParameter = default:a=b", '[!] CONFIG:4: "providerParameter = ...": ' + not_built("providerParameter")),
+    ("provider = default", OK),
+    ("provider = legacy", OK),
+    ("provider = nosuchprovider", "Failed to load provider"),
+    ("providerParameter = default", '[!] CONFIG:4: "providerParameter = ...": Malformed parameter'),
+    ("providerParameter = default:a", '[!] CONFIG:4: "providerParameter = ...": Malformed parameter'),
+    ("providerParameter = legacy:a=b", '[!] CONFIG:4: "providerParameter = ...": Provider not found'),
+    ("provider = legacy\nproviderParameter = legacy:a=b", OK if OPENSSL >= (3, 5) else
+     '[!] CONFIG:5: "providerParameter = ...": This needs OpenSSL 3.5 or newer'),
     ("RNDfile = /dev/zero", not_built("RNDfile")),
     ("RNDoverwrite = no", not_built("RNDoverwrite")),
     ("setuid = nobody", not_built("setuid")),
@@ -140,6 +151,7 @@ SECTION = [
     ("ticketKeySecret = " + KEY16, '[!] Service [s]: "ticketKeySecret" and "ticketMacSecret" must be set together'),
     (f"ticketKeySecret = {KEY16}\nticketMacSecret = {KEY16}", OK),
     ("engineNum = 1", "Illegal engine number"),
+    ("engineNum = 0", "Illegal engine number"),
     ("engineId = x", "Engine ID not found"),
     ("setuid = nosuchuser", "Illegal UID"),
     ("setgid = nosuchgroup", "Illegal GID"),
@@ -168,7 +180,7 @@ SECTION = [
     ("transport = udp", not_built("transport")),
     ("CRLcheckChain = yes", '[!] Service [s]: "verifyChain" has to be enabled for "CRLcheckChain"'),
     ("CAstore = file:/nonexist", "[!] Failed to load CA certificates from: file:/nonexist"),
-    ("CAengine = x", not_built("CAengine")),
+    ("CAengine = x", '[!] Service [s]: "CAengine" needs "engineId" or "engineNum"'),
     ("iconIdle = x", UNKNOWN),
     ("service = foo", OK),
     ("client = yes\nverifyChain = yes\nCAfile = {ca}", OK),

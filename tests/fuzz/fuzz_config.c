@@ -37,12 +37,12 @@ static char *print(const struct config *config, size_t *size)
 	return text;
 }
 
-/* Neither the machine's directories nor this process's environment are to be played with. */
+/* Neither the machine's directories nor this process's environment are to be played with, and no code is to be loaded. */
 static int reaches_outside(const uint8_t *data, size_t size)
 {
 	char *text = strndup((const char *)data, size);
-	int found = !text || strcasestr(text, "include") || strcasestr(text, "setenv") || strcasestr(text, "psksecrets") ||
-	            memchr(data, '\0', size);
+	int found = !text || strcasestr(text, "include") || strcasestr(text, "setenv") || strcasestr(text, "engine") ||
+	            strcasestr(text, "provider") || strcasestr(text, "psksecrets") || memchr(data, '\0', size);
 
 	free(text);
 	return found && size;
