@@ -94,6 +94,8 @@ struct section {
 	struct texts config;                 /* SSL_CONF_cmd "command[:parameter]" */
 	const char *sni;                     /* client mode: name to send; "" = none; NULL = first connect host */
 	struct virtual_host *hosts, **hosts_end; /* server mode: sections that clients of this one choose by name */
+	struct texts alpn;         /* extension: application protocols, the most wanted first */
+	bool alpn_ignore_mismatch; /* extension, server mode: clients that offer only others go on without any */
 	bool renegotiation;
 	bool session_resume;
 	bool inplace;            /* extension: records without OpenSSL once the handshake is over */

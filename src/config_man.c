@@ -31,6 +31,10 @@ const struct config_note config_notes[] = {
 	{"drain", "Without it they are dropped at once. See SIGTERM in tlsplice(8)."},
 	{"workers",
          "From 1 to 1024; `auto` is one for each CPU that the process may run on. A reload does not change the number."},
+	{"alpn",
+         "Names as in the registry of RFC 7301, such as `h2,http/1.1`; an empty value takes back what was inherited. A server chooses the first of them that "
+         "the client offers; one that offers none goes on without. A client offers them all, and goes on if the server chooses none."},
+	{"alpnMismatch", "`refuse` ends such a handshake with the alert no_application_protocol, `ignore` goes on as if the client had offered nothing."},
 	{"accept", "A service starts when at least one of its addresses could be bound. "
                    "The socket file of a process that is gone is removed first. See ADDRESSES."},
 	{"CApath", "The files are named as `openssl rehash` does. They are looked for during handshakes; the names of the CAs "

@@ -18,7 +18,7 @@
 #include <strings.h>
 #include <unistd.h>
 
-enum { STACK_MAX = 16 << 20, WORKERS_MAX = 1024, KEY_SHORT = 16, KEY_LONG = 32 };
+enum { STACK_MAX = 16 << 20, WORKERS_MAX = 1024, KEY_SHORT = 16, KEY_LONG = 32, ALPN_MAX = 255 };
 
 /* --- debug ------------------------------------------------------------------------------------------------------- */
 
@@ -257,6 +257,44 @@ static const char *parse_ocsp_flag(struct reading *reading, const struct option 
 	return config_ocsp_flag(value, &flag) ? kind_texts.parse(reading, row, base, value) : row->error;
 }
 
+/* "h2,http/1.1"; nothing at all takes back what was inherited. A name has 1 to 255 bytes (RFC 7301 3.1). */
+static const char *parse_alpn(struct reading *reading, const struct option *row, void *base, const char *value)
+{
+	struct section *section = &((struct service_options *)base)->pub;
+	char *rest = arena_strdup(reading->arena, value), *name;
+	struct texts alpn = {0};
+
+	if (!rest)
+		return config_no_memory;
+	while (*value && (name = strsep(&rest, ","))) {
+		name += strspn(name, " \t");
+		for (size_t len = strlen(name); len && isblank((unsigned char)name[len - 1]);)
+			name[--len] = '\0';
+		if (!*name || strlen(name) > ALPN_MAX)
+			return row->error;
+		if (texts_add(reading->arena, &alpn, name))
+			return config_no_memory;
+	}
+	section->alpn = alpn;
+	return NULL;
+}
+
+static void print_alpn(FILE *out, const struct option *row, const void *base)
+{
+	const struct texts *alpn = &((const struct service_options *)base)->pub.alpn;
+	char *text = NULL;
+	size_t size;
+	FILE *list = alpn->count ? open_memstream(&text, &size) : NULL;
+
+	if (!list)
+		return;
+	for (size_t i = 0; i < alpn->count; i++)
+		fprintf(list, "%s%s", i ? "," : "", alpn->texts[i]);
+	if (fclose(list) == 0)
+		print_option(out, row, text);
+	free(text);
+}
+
 static const char *parse_psk_secrets(struct reading *reading, const struct option *row, void *base, const char *value)
 {
 	struct section *section = &((struct service_options *)base)->pub;
@@ -304,6 +342,7 @@ const struct option_kind kind_version_both = {parse_version_both, NULL, NULL};
 const struct option_kind kind_tls_options = {parse_tls_options, print_tls_options, NULL};
 const struct option_kind kind_verify = {parse_verify, NULL, NULL};
 const struct option_kind kind_ocsp_flag = {parse_ocsp_flag, print_texts, NULL};
+const struct option_kind kind_alpn = {parse_alpn, print_alpn, NULL};
 const struct option_kind kind_psk_secrets = {parse_psk_secrets, print_name, NULL};
 const struct option_kind kind_ticket = {parse_ticket, print_name, NULL};
 

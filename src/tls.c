@@ -6,6 +6,7 @@
 
 #include "record_keyed.h"
 #include "record_openssl.h"
+#include "tls_alpn.h"
 #include "tls_context.h"
 #include "tls_hello.h"
 #include "tls_modules.h"
@@ -210,7 +211,7 @@ enum tls_progress tls_handshake(struct tls *tls)
 		tls->handshaking = false;
 		SSL_clear_mode(tls->ssl, SSL_MODE_ASYNC); /* records are not worth the switches */
 		log_established(tls);
-		if (!tls_psk_accepts(tls))
+		if (!tls_psk_accepts(tls) || !tls_alpn_settle(tls))
 			return TLS_FAILED;
 		if (!tls->section->client && !tls->tickets_wait && !tls_issue_tickets(tls, NULL))
 			return TLS_FAILED;

@@ -102,6 +102,7 @@ struct tls {
 	const char *destination; /* client mode: whose sessions to offer, see tls_start() */
 	struct tls_context *context;
 	const struct psk *psk;        /* server mode: the key that the client asked for, or NULL */
+	const char *alpn;             /* the application protocol agreed on, one of the section's; NULL: none */
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
 	struct queue hello;           /* what the client has sent until then */
 	/*

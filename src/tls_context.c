@@ -5,6 +5,7 @@
 #include "tls_context.h"
 
 #include "record_openssl.h"
+#include "tls_alpn.h"
 #include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_modules.h"
@@ -295,6 +296,10 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	}
 	if (section->client && !tls_ocsp_install(ctx)) {
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_tlsext_status_type", NULL);
+		return false;
+	}
+	if (!tls_alpn_install(ctx, section)) {
+		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_alpn_protos", NULL);
 		return false;
 	}
 	SSL_CTX_set_info_callback(ctx, info);

@@ -1,9 +1,10 @@
 /*
- * Fuzz target: any bytes as a server_name extension, and as what a client sends to a section with virtual hosts, in pieces of any size.
+ * Fuzz target: any bytes as a server_name extension or a list of application protocols, and as what a client sends to a section with virtual hosts, in pieces of any size.
  * A connection that was switched must end as one that has begun in the chosen section. libFuzzer (`make fuzz`), or replays the corpus
  * with `make test`. The first byte: 0 is an extension, else the size of the pieces.
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "tls_alpn.h"
 #include "tls_hello.h"
 
 #include <openssl/pem.h>
@@ -46,7 +47,8 @@ static struct tls_context *context_new(const struct section *section, struct tls
 	struct tls_identity *identity = tls_identity_load(section);
 	struct tls_trust *trust = tls_trust_load(section);
 	struct tls_sessions *sessions = tls_sessions_new(section);
-	struct tls_context *context = identity && trust ? tls_context_new(section, identity, trust, sessions, library, false) : NULL;
+	struct tls_context *context =
+		identity && trust ? tls_context_new(section, identity, trust, sessions, library, false) : NULL;
 
 	if (!context)
 		abort();
@@ -78,8 +80,13 @@ static void begin(void)
 
 static void try_extension(const uint8_t *data, size_t size)
 {
+	static char h2[] = "h2", http[] = "http/1.1", x[] = "x", *protocols[] = {h2, http, x};
+	static const struct texts alpn = {protocols, 3};
 	char name[SERVER_NAME_MAX + 1];
+	const char *protocol = alpn_select(&alpn, data, size);
 
+	if (protocol && !memmem(data, size, protocol, strlen(protocol)))
+		abort();
 	if (!hello_server_name(data, size, name))
 		return;
 	if (strlen(name) + 5 != size || memcmp(name, data + 5, size - 5) != 0)
