@@ -228,11 +228,20 @@ def test_no_cipher_in_common(bench):
 
 
 @pytest.mark.san
-def test_server_preference_option(bench):
+@pytest.mark.parametrize("option, chosen", [("", "AES128"), ("CIPHER_SERVER_PREFERENCE", "AES128"), ("-CIPHER_SERVER_PREFERENCE", "AES256")])
+def test_whose_order_of_ciphers_counts(bench, option, chosen):
     order = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384"
-    proxy = bench.tls_server(f"ciphers = {order}\noptions = CIPHER_SERVER_PREFERENCE")
+    proxy = bench.tls_server(f"ciphers = {order}\n" + (f"options = {option}" if option else ""))
     out = s_client(proxy.port, "-tls1_2", "-cipher", ":".join(reversed(order.split(":"))))
-    assert re.search(r"Cipher +is ECDHE-ECDSA-AES128-GCM-SHA256", out)
+    assert re.search(rf"Cipher +is ECDHE-ECDSA-{chosen}-GCM", out)
+
+
+@pytest.mark.san
+def test_who_prefers_chacha20_gets_it(bench):
+    proxy = bench.tls_server()
+    suites = ["TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"]
+    assert re.search(rf"Cipher +is {suites[0]}", s_client(proxy.port, "-tls1_3", "-ciphersuites", ":".join(suites)))
+    assert re.search(rf"Cipher +is {suites[1]}", s_client(proxy.port, "-tls1_3", "-ciphersuites", ":".join(reversed(suites))))
 
 
 @pytest.mark.san
