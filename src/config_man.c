@@ -46,9 +46,10 @@ const struct config_note config_notes[] = {
 	{"async", "For engines and providers that can do so, as those of Intel QAT: one worker then has many handshakes in the accelerator at once. "
                   "It cannot be combined with what handshakes wait for themselves, such as OCSP."},
 	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
-                 "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters. "
-                 "A further `cert` with a key of its own, such as RSA beside ECDSA, is one more certificate to choose from; "
-                 "one without a key adds to the chain of the one before. "
+                 "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters; "
+                 "without those a cipher suite that needs them uses a group of RFC 7919. "
+                 "A further `cert` with a key of its own, such as RSA beside ECDSA, is one more certificate to choose from, "
+                 "one for each kind of key; one without a key adds to the chain of the one before. "
                  "The pass phrase of an encrypted key is asked for on the terminal. "
                  "A URI names a certificate that a `provider` knows; with `engineId` it is looked for in the engine. "
                  "A server needs a certificate, a client need not have one."},

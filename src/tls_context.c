@@ -6,6 +6,7 @@
 
 #include "record_openssl.h"
 #include "tls_alpn.h"
+#include "tls_dh.h"
 #include "tls_hello.h"
 #include "tls_identity.h"
 #include "tls_modules.h"
@@ -157,19 +158,23 @@ static void keylog(const SSL *ssl, const char *line)
 	tls_traffic_keylog(&tls->traffic, line);
 }
 
-static bool set_groups(SSL_CTX *ctx, const struct section *section)
+/* Of the two lists of defaults the first is for an OpenSSL, or a provider, that has all groups in it. */
+static bool set_groups(SSL_CTX *ctx, const struct section *section, bool announce)
 {
-	bool ok;
+	const char *groups = section->curves ? section->curves : defaults()->groups[0];
+	bool ok = SSL_CTX_set1_groups_list(ctx, groups) == 1;
 
-	if (section->curves) {
-		ok = SSL_CTX_set1_groups_list(ctx, section->curves) == 1;
-	} else {
-		ok = SSL_CTX_set1_groups_list(ctx, defaults()->groups[0]) == 1 ||
-		     SSL_CTX_set1_groups_list(ctx, defaults()->groups[1]) == 1;
+	if (!ok && !section->curves) {
+		groups = defaults()->groups[1];
+		ok = SSL_CTX_set1_groups_list(ctx, groups) == 1;
 	}
 	ERR_clear_error();
+	if (announce)
+		log_global(LOG_DEBUG, "ECDH initialization");
 	if (!ok)
 		log_global(LOG_ERR, "Invalid groups list in 'curves'");
+	else if (announce)
+		log_global(LOG_DEBUG, "ECDH initialized with curves %s", groups);
 	return ok;
 }
 
@@ -284,7 +289,7 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 		tls_log_errors(LOG_ERR, NULL, "SSL_CTX_set_ciphersuites", NULL);
 		return false;
 	}
-	if (!set_groups(ctx, section) || !tls_sessions_install(section, ctx))
+	if (!set_groups(ctx, section, announce) || !tls_sessions_install(section, ctx))
 		return false;
 	ERR_clear_error();
 	if (!(tls_psk_required(section) && !section->client) && !tls_identity_install(identity, ctx, library->context)) {
@@ -308,7 +313,8 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
 	SSL_CTX_set_keylog_callback(ctx, keylog);
-	return set_config(ctx, section) && tls_trust_check(context) && tls_psk_install(ctx, section, announce);
+	return set_config(ctx, section) && tls_trust_check(context) && tls_psk_install(ctx, section, announce) &&
+	       tls_dh_install(ctx, section, identity, library->context, announce);
 }
 
 struct tls_context *tls_context_new(const struct section *section, const struct tls_identity *identity, struct tls_trust *trust,

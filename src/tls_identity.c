@@ -32,7 +32,8 @@ struct tls_identity {
 	struct pair *pairs;
 	size_t count;
 	EVP_PKEY *dh; /* parameters found beside a certificate, or NULL */
-	char *pin;    /* of a token, for the loads in other library contexts */
+	const char *dh_place;
+	char *pin; /* of a token, for the loads in other library contexts */
 };
 
 static void warn_if_open_to_all(const char *file)
@@ -155,6 +156,7 @@ static bool add_certs(struct tls_identity *identity, const struct section *secti
 		pair_take_key(pair, &c, place);
 	if (!identity->dh) {
 		identity->dh = c.dh;
+		identity->dh_place = place;
 		c.dh = NULL;
 	}
 	if (!c.engine)
@@ -195,10 +197,33 @@ static bool add_keys(struct tls_identity *identity, const struct section *sectio
 	return ok;
 }
 
+/* OpenSSL has one place for each kind of key: a second certificate would take the first one's, but not its chain. */
+static bool kinds_differ(const struct tls_identity *identity)
+{
+	char text[PLACE_TEXT_MAX];
+
+	for (size_t i = 0; i < identity->count; i++) {
+		EVP_PKEY *key = X509_get0_pubkey(identity->pairs[i].cert);
+
+		for (size_t k = 0; k < i; k++) {
+			EVP_PKEY *other = X509_get0_pubkey(identity->pairs[k].cert);
+
+			if (!key || !other || EVP_PKEY_get_base_id(key) != EVP_PKEY_get_base_id(other))
+				continue;
+			log_global(LOG_ERR, "Another certificate of the section has a %s key, too: %s",
+			           EVP_PKEY_get0_type_name(key), place_text(identity->pairs[i].place, text));
+			return false;
+		}
+	}
+	return true;
+}
+
 static bool check_pairs(const struct tls_identity *identity, const char *key_place)
 {
 	char text[PLACE_TEXT_MAX];
 
+	if (!kinds_differ(identity))
+		return false;
 	place_text(key_place, text);
 	for (size_t i = 0; i < identity->count; i++) {
 		if (!identity->pairs[i].key) {
@@ -280,20 +305,6 @@ static EVP_PKEY *key_copy(EVP_PKEY *key, OSSL_LIB_CTX *library)
 	return copy;
 }
 
-static EVP_PKEY *params_copy(EVP_PKEY *params, OSSL_LIB_CTX *library)
-{
-	unsigned char *der = NULL;
-	int n = i2d_KeyParams(params, &der);
-	const unsigned char *p = der;
-	EVP_PKEY *copy = NULL;
-	(void)library; /* parameters are plain numbers: OpenSSL exports them to the context that uses them */
-
-	if (n > 0)
-		copy = d2i_KeyParams(EVP_PKEY_DH, NULL, &p, n);
-	OPENSSL_free(der);
-	return copy;
-}
-
 /* The pair's key for use in a library context. */
 static EVP_PKEY *pair_key(const struct pair *pair, OSSL_LIB_CTX *library, char *pin)
 {
@@ -332,16 +343,18 @@ static bool pair_install(const struct pair *pair, SSL_CTX *ctx, OSSL_LIB_CTX *li
 
 bool tls_identity_install(const struct tls_identity *identity, SSL_CTX *ctx, OSSL_LIB_CTX *library)
 {
-	EVP_PKEY *dh;
-
 	for (size_t i = 0; i < identity->count; i++)
 		if (!pair_install(&identity->pairs[i], ctx, library, identity->pin))
 			return false;
-	dh = identity->dh ? params_copy(identity->dh, library) : NULL;
-	if (!dh)
-		return SSL_CTX_set_dh_auto(ctx, 1) == 1; /* RFC 7919 groups by the key's strength */
-	if (SSL_CTX_set0_tmp_dh_pkey(ctx, dh) == 1)
-		return true;
-	EVP_PKEY_free(dh);
-	return false;
+	return true;
+}
+
+const EVP_PKEY *tls_identity_dh(const struct tls_identity *identity)
+{
+	return identity->dh;
+}
+
+const char *tls_identity_dh_place(const struct tls_identity *identity)
+{
+	return identity->dh_place;
 }
