@@ -364,6 +364,6 @@ void tls_context_free(struct tls_context *context)
 	tickets_view_close(&context->tickets);
 	tls_sessions_unref(context->sessions);
 	tls_trust_unref(context->trust);
-	tls_staples_unref(context->staples);
+	tls_staples_uninstall(context);
 	free(context);
 }

@@ -25,7 +25,8 @@ struct tls_context {
 	struct tls_sessions *sessions;
 	struct tls_trust *trust;
 	struct x509_lookup_st *ca_finder, *ca_directory; /* where its store looks certificates up; the latter only with CApath */
-	struct tls_staples *staples; /* server mode, once installed */
+	struct tls_staples *staples;                     /* what servers staple, once installed, */
+	struct stapled *stapled;                         /* and about which certificate */
 	struct tls_policy policy;
 	struct tickets_view tickets;
 };

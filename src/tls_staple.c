@@ -150,7 +150,7 @@ static bool add_staple(struct tls_staples *staples, X509 *cert, X509 *issuer, ST
 }
 
 /* False: no memory. A certificate that nobody can be asked about is said to be one, and left out. */
-static bool add_cert(struct tls_staples *staples, SSL_CTX *ctx, X509 *cert, STACK_OF(X509) * chain)
+static bool add_cert(struct tls_staples *staples, struct tls_context *context, X509 *cert, STACK_OF(X509) * chain)
 {
 	STACK_OF(OPENSSL_STRING) *urls = X509_get1_ocsp(cert);
 	X509 *issuer;
@@ -161,7 +161,7 @@ static bool add_cert(struct tls_staples *staples, SSL_CTX *ctx, X509 *cert, STAC
 		X509_email_free(urls);
 		return true;
 	}
-	issuer = find_issuer(ctx, cert, chain);
+	issuer = find_issuer(context->ctx, cert, chain);
 	if (!issuer) {
 		log_global(LOG_NOTICE, "OCSP: No stapling: the issuer is neither in the certificate's chain nor trusted");
 		X509_email_free(urls);
@@ -172,8 +172,11 @@ static bool add_cert(struct tls_staples *staples, SSL_CTX *ctx, X509 *cert, STAC
 	return ok;
 }
 
-static bool add_certs(struct tls_staples *staples, SSL_CTX *ctx)
+/* Calls fn for each certificate of a context, with its chain, until it returns false: that is returned. */
+static bool each_cert(struct tls_staples *staples, struct tls_context *context,
+                      bool (*fn)(struct tls_staples *, struct tls_context *, X509 *, STACK_OF(X509) *))
 {
+	SSL_CTX *ctx = context->ctx;
 	X509 *current = SSL_CTX_get0_certificate(ctx);
 	bool ok = true;
 
@@ -183,7 +186,7 @@ static bool add_certs(struct tls_staples *staples, SSL_CTX *ctx)
 		STACK_OF(X509) *chain = NULL;
 
 		SSL_CTX_get0_chain_certs(ctx, &chain);
-		ok = add_cert(staples, ctx, SSL_CTX_get0_certificate(ctx), chain);
+		ok = fn(staples, context, SSL_CTX_get0_certificate(ctx), chain);
 	}
 	SSL_CTX_select_current_cert(ctx, current);
 	ERR_clear_error();
@@ -234,7 +237,7 @@ struct tls_staples *tls_staples_new(struct tls_context *context, struct tls_stap
 		return staples;
 	}
 	log_global(LOG_DEBUG, "OCSP: Server OCSP stapling enabled");
-	if (!add_certs(staples, context->ctx)) {
+	if (!each_cert(staples, context, add_cert)) {
 		tls_staples_unref(staples);
 		return NULL;
 	}
@@ -276,29 +279,55 @@ static unsigned char *copy_for_sending(struct staple *s, size_t *n)
 	return copy;
 }
 
+/* A certificate as a context of OpenSSL's has it, by which a handshake knows it: and what to send about it. */
+struct stapled {
+	struct stapled *next;
+	const X509 *cert;
+	struct staple *staple;
+};
+
+static struct staple *chosen(const struct tls_context *context, SSL *ssl)
+{
+	const X509 *cert = SSL_get_certificate(ssl);
+	const struct stapled *it = context->stapled;
+
+	while (it && it->cert != cert)
+		it = it->next;
+	return it ? it->staple : NULL;
+}
+
 /* A client has asked, and the certificate is chosen. */
 static int server_callback(SSL *ssl, void *arg)
 {
-	const struct tls_context *context = arg;
 	const struct tls *tls = SSL_get_app_data(ssl);
-	unsigned char digest[SHA256_DIGEST_LENGTH], *der = NULL;
-	int debug = context->section->debug;
-	X509 *cert = SSL_get_certificate(ssl);
 	size_t n = 0;
+	unsigned char *der = copy_for_sending(chosen(arg, ssl), &n);
 
-	if (debug >= LOG_DEBUG)
-		log_write(LOG_DEBUG, tls->log_id, "OCSP stapling: Server callback called");
-	if (cert && digest_of(cert, digest))
-		der = copy_for_sending(find(context->staples, digest), &n);
+	tls_log(tls, LOG_DEBUG, "OCSP stapling: Server callback called");
 	if (der && SSL_set_tlsext_status_ocsp_resp(ssl, der, (int)n) == 1) {
-		if (debug >= LOG_DEBUG)
-			log_write(LOG_DEBUG, tls->log_id, "OCSP stapling: OCSP response sent back");
+		tls_log(tls, LOG_DEBUG, "OCSP stapling: OCSP response sent back");
 		return SSL_TLSEXT_ERR_OK;
 	}
 	OPENSSL_free(der);
-	if (debug >= LOG_INFO)
-		log_write(LOG_INFO, tls->log_id, "OCSP: No OCSP stapling response to send");
+	tls_log(tls, LOG_INFO, "OCSP: No OCSP stapling response to send");
 	return SSL_TLSEXT_ERR_NOACK;
+}
+
+static bool install_cert(struct tls_staples *staples, struct tls_context *context, X509 *cert, STACK_OF(X509) * chain)
+{
+	unsigned char digest[SHA256_DIGEST_LENGTH];
+	struct staple *staple = digest_of(cert, digest) ? find(staples, digest) : NULL;
+	struct stapled *it;
+	(void)chain;
+
+	if (!staple)
+		return true;
+	it = malloc(sizeof(*it));
+	if (!it)
+		return false;
+	*it = (struct stapled){.next = context->stapled, .cert = cert, .staple = staple};
+	context->stapled = it;
+	return true;
 }
 
 bool tls_staples_install(struct tls_staples *staples, struct tls_context *context)
@@ -306,8 +335,21 @@ bool tls_staples_install(struct tls_staples *staples, struct tls_context *contex
 	context->staples = tls_staples_ref(staples);
 	if (context->section->client || context->section->psk_secrets)
 		return true;
-	return SSL_CTX_set_tlsext_status_cb(context->ctx, server_callback) == 1 &&
+	return each_cert(staples, context, install_cert) && SSL_CTX_set_tlsext_status_cb(context->ctx, server_callback) == 1 &&
 	       SSL_CTX_set_tlsext_status_arg(context->ctx, context) == 1;
+}
+
+void tls_staples_uninstall(struct tls_context *context)
+{
+	struct stapled *next;
+
+	for (struct stapled *it = context->stapled; it; it = next) {
+		next = it->next;
+		free(it);
+	}
+	context->stapled = NULL;
+	tls_staples_unref(context->staples);
+	context->staples = NULL;
 }
 
 /* --- fetching ----------------------------------------------------------------------------------------------------------------------------- */

@@ -26,6 +26,7 @@ void tls_staples_unref(struct tls_staples *staples);
 
 /* Has a context of the section staple from them; the context holds a reference. Returns false without memory. */
 bool tls_staples_install(struct tls_staples *staples, struct tls_context *context);
+void tls_staples_uninstall(struct tls_context *context); /* when the context is freed */
 
 /* Certificates of the section that somebody can be asked about; they are numbered from 0. */
 size_t tls_staples_count(const struct tls_staples *staples);
