@@ -515,9 +515,14 @@ static void linger_step(struct end *e)
 }
 
 /* What a socket that the peer has broken means, the pending receive will tell. With trouble of our own the peer would be waited for in vain. */
+static bool is_peers_doing(int error)
+{
+	return error == -EPIPE || error == -ECONNRESET;
+}
+
 static void send_failed(struct conn *c, int error)
 {
-	if (error == -EPIPE || error == -ECONNRESET)
+	if (is_peers_doing(error))
 		return;
 	conn_fail(c, CONN_RESET);
 	interrupt(c); /* the connection may be gone */
@@ -552,7 +557,12 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 		else
 			send_failed(c, error);
 		break;
-	case CONN_RELAYING: relay_sent(e); break;
+	case CONN_RELAYING:
+		if (error < 0 && !is_peers_doing(error))
+			conn_finish(c, CONN_RESET);
+		else
+			relay_sent(e);
+		break;
 	case CONN_LINGERING:
 		if (e->tls)
 			linger_step(e);

@@ -1,6 +1,7 @@
 # Revocation by OCSP: what responders say decides who gets through, in both roles, and nobody else waits for them.
 # tests/e2e/test_stapling.py has the responses that server sections send.
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import re
 import signal
@@ -12,8 +13,9 @@ import time
 
 import pytest
 from ocsp import GOOD, UNKNOWN, Authority, OpensslResponder, Request, Responder, reply
-from peers import client_context, connect, echo, server_context
-from proxy import SLOW, until
+from peers import Server, client_context, connect, echo, server_context
+from proxy import BINARY, SLOW, until
+from test_faults import Faults
 
 pytestmark = pytest.mark.ours
 
@@ -28,12 +30,12 @@ def authority(tmp_path):
 
 def get_through(port):
     """One round trip in plain; False if the connection ends instead."""
-    with connect(port) as sock:
-        try:
+    try:
+        with connect(port) as sock:
             sock.sendall(b"ping")
             return sock.recv(4) == b"ping"
-        except ConnectionError:
-            return False
+    except ConnectionError:
+        return False
 
 
 def get_in(port, certificate, version=None):
@@ -683,3 +685,91 @@ def test_renegotiation_remembers_what_the_responder_said(bench, authority):
         server.stdin.flush()
         assert sock.recv(6) == b"hello\n"
     assert len(responder.requests) == 1
+
+
+# --- what goes wrong inside ---
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    with open(BINARY, "rb") as file:
+        if b"TLSPLICE_FAIL" not in file.read():
+            pytest.skip("a build without RING_FAULTS")
+
+
+@pytest.mark.san
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["client", "server"])
+@pytest.mark.parametrize("first", range(1, 25, 6))
+def test_each_operation_of_the_ring_fails_once(bench, authority, faulty, mode, first):
+    """Whatever fails: a revoked certificate never passes, a good one only with its answer, and the next connection is served."""
+    responder = Responder(bench, authority)
+    good, bad = authority.pem("good"), authority.pem("bad", revoked=True)
+    upstreams = {pem: tls_echo(bench, pem).port for pem in (good, bad)}
+    for nth in range(first, first + 6):
+        env = {"TLSPLICE_FAIL": f"{nth}:{(errno.ENOMEM, errno.ECANCELED, errno.EIO)[nth % 3]}"}
+        for pem in (bad, good):
+            extra = f"OCSP = {responder.url}\nTIMEOUTocsp = 60\nTIMEOUTclose = 2"
+            if mode == "client":
+                proxy = checking_client(bench, authority, upstreams[pem], extra, head="workers = 1", env=env)
+                passed = [get_through(proxy.port) for _ in range(2)]
+            else:
+                proxy = checking_server(bench, authority, extra, head="workers = 1", env=env)
+                passed = [get_in(proxy.port, pem) for _ in range(2)]
+            assert not any(passed) if pem == bad else any(passed), proxy.log()[-5000:]
+            proxy.stop()
+
+
+@pytest.mark.nosan
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["client", "server"])
+def test_each_allocation_fails_once(bench, authority, tmp_path, mode):
+    """A connection that lacks memory is refused, and no other: a revoked certificate never passes."""
+    faults = Faults(str(tmp_path))
+    responder = Responder(bench, authority)
+    good, bad = authority.pem("good"), authority.pem("bad", revoked=True)
+    extra = f"OCSP = {responder.url}\nTIMEOUTocsp = 60\nTIMEOUTclose = 2\nsessionResume = no"
+    if mode == "client":
+        proxies = [checking_client(bench, authority, tls_echo(bench, pem).port, extra, head="workers = 1", env=faults.env)
+                   for pem in (bad, good)]
+        attempts = [lambda: get_through(proxies[0].port), lambda: get_through(proxies[1].port)]
+    else:
+        proxies = [checking_server(bench, authority, extra, head="workers = 1", env=faults.env)] * 2
+        attempts = [lambda: get_in(proxies[0].port, bad), lambda: get_in(proxies[1].port, good)]
+    for attempt, expected in zip(attempts, (False, True)):
+        assert attempt() is expected
+        nth, lost = 1, 0
+        while nth < 30000:
+            faults.fail_nth(nth)
+            passed = attempt()
+            assert expected or not passed, f"allocation {nth}"
+            lost += not passed
+            assert all(proxy.process.poll() is None for proxy in proxies), f"allocation {nth}"
+            if not faults.failed():
+                break
+            nth += 1 + nth // 100
+        assert lost > 10 and attempt() is expected
+
+
+@pytest.mark.nosan
+def test_deadline_while_a_name_is_looked_up(bench, authority, tmp_path):
+    """The resolver takes a minute, the question one second: the lookup finds nobody waiting when it comes back."""
+    faults = Faults(str(tmp_path))
+    responder = Responder(bench, authority)
+    proxy = checking_server(bench, authority, f"OCSP = http://localhost:{responder.port}/\nTIMEOUTocsp = 1", env=faults.env)
+    faults.lookups_take(5000)
+    assert not get_in(proxy.port, authority.pem("peer"))
+    proxy.wait_log(r"LOG3\[0\]: OCSP: Failed to resolve the OCSP responder address")
+    assert not responder.requests
+    proxy.wait_idle()
+    faults.lookups_take(0)
+    until(lambda: get_in(proxy.port, authority.path("peer.pem")), 30, "the resolver's threads are free again")
+
+
+def test_ipv6_responder(bench, authority):
+    port = bench.ports()
+    responder = Responder(bench, authority)
+    bench.keep(Server(responder.serve, (port, "::1")))
+    proxy = checking_server(bench, authority, f"OCSP = http://[::1]:{port}/")
+    assert get_in(proxy.port, authority.pem("peer"))
+    assert f"Host: [::1]:{port}" in responder.heads[0].decode()
