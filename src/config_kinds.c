@@ -323,6 +323,8 @@ static const char *parse_sessiond(struct reading *reading, const struct option *
 {
 	const char *wrong = check_address(reading, value, ADDR_ACTIVE, "Failed to resolve sessiond server address");
 
+	if (!wrong && (*value == '/' || *value == '@'))
+		wrong = "Failed to resolve sessiond server address (a port is needed here, not a Unix socket)";
 	return wrong ? wrong : parse_text(reading, row, base, value);
 }
 

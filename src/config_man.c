@@ -143,6 +143,12 @@ const struct config_note config_notes[] = {
          "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
 	{"sessionCacheTimeout", "Tickets are valid for the same time."},
+	{"sessiond",
+         "Each new session is told to the server, and a session that is not in our own cache is asked for: for 200 ms, then the client has a full handshake. "
+         "Tickets without state are off, as with `options = NO_TICKET`. Sessions of more than 512 bytes, which those with a client's certificate often are, are not shared. "
+         "Packets are in clear, so the server has to be on this machine; "
+         "one on another machine needs `ticketKeySecret` and `ticketMacSecret`, with which the sessions are sealed (stunnel cannot read them then). "
+         "Who shares needs the same section name and the same checks of peers."},
 	{"sessionResume", "A resumed session goes to the backend that served it before, if there are several and it is still one of them. "
                           "In TLS 1.2 a ticket names the backend that is tried first, in all else the one that answered. "
                           "A session is resumed only where the same is checked about the peer as where it began: the section's name, its options about "

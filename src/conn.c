@@ -9,6 +9,7 @@
 #include "dial.h"
 #include "fetch.h"
 #include "relay.h"
+#include "sessiond.h"
 #include "slab.h"
 
 #include <errno.h>
@@ -116,6 +117,13 @@ static int ask_responder(struct tls *tls, const char *url, const unsigned char *
 	return c->failed || c->expired ? -ECANCELED : fetch(&f, url, request, n, reply);
 }
 
+static void use_cache(struct conn *c)
+{
+	const struct addr *sessiond = c->service->sessiond;
+
+	c->tls.cache = !sessiond ? NULL : sessiond_is_local(sessiond) ? &sessiond_here : &sessiond_away;
+}
+
 struct handshake {
 	struct conn *c;
 	enum tls_progress progress;
@@ -131,6 +139,7 @@ static void handshake_start(void *arg)
 	c->tls.peer = &c->peer;
 	c->tls.tickets_wait = true;
 	c->tls.choose_backend = dial_choose;
+	use_cache(c);
 	e->tls = &c->tls;
 	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, c->destination) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
@@ -148,6 +157,7 @@ static enum tls_progress switch_service(struct conn *c)
 	stats_add(&to->stats->switched, 1);
 	c->service = to;
 	c->upstream = to->upstream;
+	use_cache(c);
 	if (tls_switch(&c->tls, to->tls) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
 		return TLS_FAILED;

@@ -95,6 +95,15 @@ struct watch *renew_watch(const struct config *config)
 	return NULL;
 }
 
+static bool any(const bool *flags, size_t count)
+{
+	size_t i = 0;
+
+	while (i < count && !flags[i])
+		i++;
+	return i < count;
+}
+
 static void renew_tickets(const struct generation *current, const bool *changed)
 {
 	const struct config *config = current->config;
@@ -114,13 +123,13 @@ static void renew_tickets(const struct generation *current, const bool *changed)
 struct generation *renew(struct watch *watch, uint64_t now_ms, const struct generation *current,
                          struct tls_library *const *libraries)
 {
-	size_t count = current ? current->config->section_count : 0;
+	size_t count = current->config->section_count;
 	bool *changed = watch ? calloc(2 * count, sizeof(*changed)) : NULL; /* sections, then ticket_owner() of each */
 	struct generation *next = NULL;
 
 	if (changed && watch_turn(watch, now_ms, changed)) {
 		renew_tickets(current, changed);
-		if (memchr(changed, true, count))
+		if (any(changed, count))
 			next = generation_renew(current, changed, libraries);
 	}
 	free(changed);

@@ -5,6 +5,7 @@
 #include "service.h"
 
 #include "log.h"
+#include "sessiond.h"
 #include "tls_staple.h"
 
 #include <netdb.h>
@@ -90,6 +91,34 @@ static bool resolve_local(const struct section *s, struct upstream *upstream)
 	return error == 0;
 }
 
+/*
+ * A session is all that is needed to read a connection and, where clients have certificates, to be such a client. So it goes over a network only
+ * sealed, and a cache that does not know how to (stunnel's) has to be on this machine.
+ */
+static bool resolve_sessiond(const struct section *s, struct addr *sessiond)
+{
+	struct addr_list list = {0};
+	int error = s->sessiond && !s->client ? addr_resolve(s->sessiond, ADDR_ACTIVE, &list) : 0;
+	size_t chosen = 0;
+
+	if (s->sessiond && s->client)
+		log_global(LOG_INFO, "Service [%s]: \"sessiond\" is for servers: clients keep their sessions to themselves", s->name);
+	if (error)
+		log_global(LOG_ERR, "Service [%s]: Failed to resolve sessiond server address \"%s\": %s", s->name, s->sessiond,
+		           gai_strerror(error));
+	while (chosen + 1 < list.count && list.addrs[chosen].sa.sa_family != AF_INET)
+		chosen++;
+	if (list.count)
+		*sessiond = list.addrs[chosen];
+	addr_list_free(&list);
+	if (error || !sessiond->len || sessiond_is_local(sessiond) || s->ticket_key)
+		return !error;
+	log_global(LOG_ERR,
+	           "Service [%s]: \"sessiond\" on another machine needs \"ticketKeySecret\" and \"ticketMacSecret\" to protect the sessions",
+	           s->name);
+	return false;
+}
+
 /* Responses to staple, once there are contexts: those about the same certificates go on. */
 static bool make_staples(struct generation *g, const struct section *s, const struct common *old)
 {
@@ -154,10 +183,10 @@ static void end_tls(struct generation *g, const struct section *s)
 	common->staples = NULL;
 }
 
-/* True if something within OpenSSL's handshake of the section may have to wait: an OCSP responder's answer. */
+/* True if something within OpenSSL's handshake of the section may have to wait: an OCSP responder's answer, or sessiond's. */
 static bool handshake_waits(const struct section *s)
 {
-	return s->verify_chain && (s->ocsp || s->ocsp_aia);
+	return (s->verify_chain && (s->ocsp || s->ocsp_aia)) || (s->sessiond && !s->client && s->session_resume);
 }
 
 /* The same of a section that a handshake begins in, and may end in one of its virtual hosts. */
@@ -178,6 +207,7 @@ static bool init_services(struct generation *g, const struct section *s)
 		service->conf = s;
 		service->set = &g->sets[w];
 		service->upstream = &g->commons[s->index].upstream;
+		service->sessiond = s->sessiond && !s->client ? &g->commons[s->index].sessiond : NULL;
 		service->redirect = s->redirect.count ? &g->commons[s->index].redirect : NULL;
 		service->deep = any_handshake_waits(s);
 		service->stats = stats_of(s->name, s->client ? "client" : "server", w);
@@ -210,7 +240,7 @@ static bool init_section(struct generation *g, const struct section *s, const st
 		return false;
 	resolve_targets(&s->connect, "connect", s->delay, &common->upstream);
 	resolve_targets(&s->redirect, "redirect", s->delay, &common->redirect);
-	return resolve_accept(s, common) && resolve_local(s, &common->upstream) &&
+	return resolve_accept(s, common) && resolve_local(s, &common->upstream) && resolve_sessiond(s, &common->sessiond) &&
 	       init_tls(g, s, common_before(s, previous), libraries) && make_staples(g, s, common_named(s, previous));
 }
 
@@ -269,6 +299,7 @@ static bool copy_upstream(struct upstream *upstream, const struct upstream *old)
 /* What does not come from files is taken over as it is. */
 static bool copy_common(struct common *common, const struct common *old)
 {
+	common->sessiond = old->sessiond;
 	return addr_list_copy(&common->accept, &old->accept) == 0 && copy_upstream(&common->upstream, &old->upstream) &&
 	       copy_upstream(&common->redirect, &old->redirect);
 }

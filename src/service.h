@@ -29,6 +29,7 @@ struct service {
 	struct service_set *set;
 	struct upstream *upstream;
 	struct upstream *redirect; /* for peers that were not authenticated; NULL: there is no such thing */
+	const struct addr *sessiond; /* NULL: none */
 	struct tls_context *tls;
 	struct stats *stats;
 	bool deep; /* a handshake may have to wait for somebody else than the peer: its conversation has a stack that OpenSSL fits on */
@@ -46,6 +47,7 @@ struct service_set {
 struct common {
 	struct addr_list accept;
 	struct upstream upstream, redirect;
+	struct addr sessiond; /* len 0: none */
 	struct tls_trust *trust;
 	struct tls_sessions *sessions;
 	struct tls_staples *staples;

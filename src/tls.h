@@ -82,6 +82,22 @@ struct tls_context *tls_context_new(const struct section *section, const struct 
 struct tls_context *tls_context_ref(struct tls_context *context); /* one more owner: it goes with the last */
 void tls_context_free(struct tls_context *context);
 
+/*
+ * A session cache outside of the process (sessiond), which the owner of the connection reaches. Ids have up to 32 bytes, sessions up to TLS_CACHED_MAX:
+ * longer ones are refused.
+ */
+enum { TLS_CACHED_MAX = 512 };
+
+struct tls;
+struct tls_cache {
+	/* Hands a session over, and lets it be forgotten: both come back at once, whatever becomes of it. */
+	void (*put)(struct tls *tls, const unsigned char *id, size_t id_len, const unsigned char *session, size_t n, long lifetime_s);
+	void (*forget)(struct tls *tls, const unsigned char *id, size_t id_len);
+	/* Asks for a session, suspending, and copies it to `session`. Returns its size, 0: there is none. */
+	size_t (*get)(struct tls *tls, const unsigned char *id, size_t id_len, unsigned char *session);
+	bool seals; /* the network is in between: what is handed over is sealed with the section's ticket keys */
+};
+
 /* One TLS connection. Lives inside its owner; zeroed is "none". */
 struct tls {
 	struct record record; /* `record.engine` is set by tls_start() */
@@ -116,6 +132,8 @@ struct tls {
 	bool tickets_wait; /* the owner calls tls_issue_tickets() itself, once it knows the backend */
 	/* For a ticket that TLS 1.2 wants at once: where the connection is going to, or NULL. */
 	const struct addr *(*choose_backend)(struct tls *tls);
+
+	const struct tls_cache *cache; /* asked besides our own; NULL: none */
 
 	const struct addr *backend; /* for the tickets under way */
 };

@@ -29,7 +29,7 @@ struct tls_sessions {
 	struct session_cache *client; /* by destination */
 };
 
-static int session_index = -1; /* SSL_SESSION ex_data: the struct tls_sessions it is in */
+static int session_index = -1; /* SSL_SESSION ex_data: the struct tls whose session it is, once it is in the cache */
 
 struct tls_sessions *tls_sessions_new(const struct section *section)
 {
@@ -141,6 +141,12 @@ static bool set_data(struct tls *tls, SSL_SESSION *session, const struct addr *b
 	return SSL_SESSION_set1_ticket_appdata(session, bytes, n) == 1;
 }
 
+/* What stunnel puts into sessiond for TLS 1.2 has no data at all, and so no mark. */
+static bool is_bare(const struct tls *tls, const SSL_SESSION *session)
+{
+	return tls->cache && SSL_SESSION_get_protocol_version(session) < TLS1_3_VERSION;
+}
+
 /*
  * Whether a session may be resumed here: it was made by a section that checks the same. Sessions that do not say so, as those of stunnel, are good
  * where nothing is checked.
@@ -151,6 +157,9 @@ static bool is_ours(struct tls *tls, SSL_SESSION *session, struct session_data *
 	const char *wrong;
 
 	if (!get_data(session, data, &wrong)) {
+		*data = (struct session_data){0};
+		if (policy->plain && is_bare(tls, session))
+			return true;
 		tls_log(tls, LOG_WARNING, "%s", wrong);
 		return false;
 	}
@@ -220,13 +229,36 @@ static bool is_stored(const SSL_SESSION *session)
 	return SSL_SESSION_get_ex_data(session, session_index) != NULL;
 }
 
+/* To a cache that other processes share. */
+static void share(struct tls *tls, SSL_SESSION *session)
+{
+	struct tls_tickets *keys = sessions_of(tls)->tickets;
+	unsigned id_len;
+	const unsigned char *id = SSL_SESSION_get_id(session, &id_len);
+	int n = i2d_SSL_SESSION(session, NULL);
+	unsigned char *der = n > 0 ? OPENSSL_malloc((size_t)n + TICKET_OVERHEAD) : NULL, *at = der;
+	unsigned char *sealed = der && tls->cache->seals ? OPENSSL_malloc((size_t)n + TICKET_OVERHEAD) : NULL;
+	size_t size = (size_t)n;
+
+	if (der && i2d_SSL_SESSION(session, &at) == n) {
+		if (sealed)
+			size = tickets_seal(keys, &tls->context->tickets, der, size, sealed);
+		if (size && !sealed == !tls->cache->seals)
+			tls->cache->put(tls, id, id_len, sealed ? sealed : der, size, SSL_SESSION_get_timeout(session));
+	}
+	OPENSSL_clear_free(der, n > 0 ? (size_t)n : 0);
+	OPENSSL_free(sealed);
+}
+
 static void server_store(struct tls *tls, SSL_SESSION *session)
 {
 	unsigned n;
 	const unsigned char *id = SSL_SESSION_get_id(session, &n);
 
-	SSL_SESSION_set_ex_data(session, session_index, sessions_of(tls));
+	SSL_SESSION_set_ex_data(session, session_index, tls);
 	session_cache_store(sessions_of(tls)->server, id, n, session, 1);
+	if (tls->cache)
+		share(tls, session);
 }
 
 /* Returns 0: no reference kept. */
@@ -246,6 +278,39 @@ static int server_new(SSL *ssl, SSL_SESSION *session)
 	return 0;
 }
 
+static SSL_SESSION *decode(const unsigned char *der, size_t n, const unsigned char *id, size_t id_len)
+{
+	SSL_SESSION *session = d2i_SSL_SESSION(NULL, &der, (long)n);
+	unsigned own_len = 0;
+	const unsigned char *own = session ? SSL_SESSION_get_id(session, &own_len) : NULL;
+
+	if (session && own_len == id_len && memcmp(own, id, id_len) == 0)
+		return session;
+	SSL_SESSION_free(session);
+	ERR_clear_error();
+	return NULL;
+}
+
+/* From a cache that other processes share, which may say anything. What it gives is good here from now on. */
+static SSL_SESSION *fetch(struct tls *tls, const unsigned char *id, size_t id_len)
+{
+	unsigned char bytes[TLS_CACHED_MAX], plain[TLS_CACHED_MAX];
+	size_t n = tls->cache->get(tls, id, id_len, bytes);
+	SSL_SESSION *session = NULL;
+
+	if (n && tls->cache->seals) {
+		n = tickets_open(sessions_of(tls)->tickets, &tls->context->tickets, bytes, n, plain);
+		session = n ? decode(plain, n, id, id_len) : NULL;
+		OPENSSL_cleanse(plain, sizeof(plain));
+	} else if (n) {
+		session = decode(bytes, n, id, id_len);
+	}
+	OPENSSL_cleanse(bytes, sizeof(bytes));
+	if (session)
+		session_cache_store(sessions_of(tls)->server, id, id_len, session, 1);
+	return session;
+}
+
 static SSL_SESSION *server_get(SSL *ssl, const unsigned char *id, int n, int *copy)
 {
 	struct tls *tls = SSL_get_app_data(ssl);
@@ -256,25 +321,30 @@ static SSL_SESSION *server_get(SSL *ssl, const unsigned char *id, int n, int *co
 	if (!tls->section->session_resume)
 		return NULL;
 	session = session_cache_find(sessions_of(tls)->server, id, (size_t)n, false);
+	if (!session && tls->cache)
+		session = fetch(tls, id, (size_t)n);
 	if (session && !is_ours(tls, session, &data)) {
 		SSL_SESSION_free(session);
 		session = NULL;
 	}
 	if (session)
-		SSL_SESSION_set_ex_data(session, session_index, sessions_of(tls));
+		SSL_SESSION_set_ex_data(session, session_index, tls);
 	return session;
 }
 
 /* A session went bad (fatal alert): RFC 5246 7.2.2 wants it forgotten. */
 static void server_remove(SSL_CTX *ctx, SSL_SESSION *session)
 {
-	struct tls_sessions *t = SSL_SESSION_get_ex_data(session, session_index);
+	struct tls *tls = SSL_SESSION_get_ex_data(session, session_index);
 	unsigned n;
 	const unsigned char *id = SSL_SESSION_get_id(session, &n);
 	(void)ctx;
 
-	if (t && n > 0)
-		session_cache_forget(t->server, id, n);
+	if (!tls || n == 0)
+		return;
+	session_cache_forget(sessions_of(tls)->server, id, n);
+	if (tls->cache)
+		tls->cache->forget(tls, id, n);
 }
 
 /* The tickets of TLS 1.3 that the section gives: after a resumption one, for one was used up. */

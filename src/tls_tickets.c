@@ -342,13 +342,15 @@ bool tickets_view_open(struct tickets_view *view, OSSL_LIB_CTX *library)
 {
 	view->aes_128 = EVP_CIPHER_fetch(library, "AES-128-CBC", NULL);
 	view->aes_256 = EVP_CIPHER_fetch(library, "AES-256-CBC", NULL);
-	return view->aes_128 && view->aes_256;
+	view->hmac = EVP_MAC_fetch(library, "HMAC", NULL);
+	return view->aes_128 && view->aes_256 && view->hmac;
 }
 
 void tickets_view_close(struct tickets_view *view)
 {
 	EVP_CIPHER_free(view->aes_128);
 	EVP_CIPHER_free(view->aes_256);
+	EVP_MAC_free(view->hmac);
 	keys_unref(view->keys);
 	*view = (struct tickets_view){0};
 }
@@ -423,4 +425,74 @@ int tickets_set_up(struct tls_tickets *tickets, struct tickets_view *view, unsig
 	if (EVP_CipherInit_ex2(cipher, aes, key->aes, iv, seal, NULL) != 1 || !mac_init(mac, key))
 		return -1;
 	return seal || key == &keys->key[keys->seals] ? 1 : 2;
+}
+
+/* --- without a handshake ------------------------------------------------------------------------------------------------------------ */
+
+static bool tag_of(EVP_MAC_CTX *mac, const unsigned char *data, size_t n, unsigned char tag[TICKET_TAG])
+{
+	size_t size;
+
+	return EVP_MAC_init(mac, NULL, 0, NULL) == 1 && EVP_MAC_update(mac, data, n) == 1 &&
+	       EVP_MAC_final(mac, tag, &size, TICKET_TAG) == 1 && size == TICKET_TAG;
+}
+
+static size_t run_cipher(EVP_CIPHER_CTX *cipher, const unsigned char *from, size_t n, unsigned char *to)
+{
+	int len, last;
+
+	if (EVP_CipherUpdate(cipher, to, &len, from, (int)n) != 1 || EVP_CipherFinal_ex(cipher, to + len, &last) != 1)
+		return 0;
+	return (size_t)len + (size_t)last;
+}
+
+static size_t seal_with(struct tls_tickets *tickets, struct tickets_view *view, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+                        const unsigned char *plain, size_t n, unsigned char *sealed)
+{
+	unsigned char *body = sealed + TICKET_NAME + TICKET_IV;
+
+	if (tickets_set_up(tickets, view, sealed, sealed + TICKET_NAME, cipher, mac, true) <= 0)
+		return 0;
+	n = run_cipher(cipher, plain, n, body);
+	return n && tag_of(mac, sealed, (size_t)(body - sealed) + n, body + n) ? (size_t)(body - sealed) + n + TICKET_TAG : 0;
+}
+
+size_t tickets_seal(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *plain, size_t n,
+                    unsigned char *sealed)
+{
+	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
+	EVP_MAC_CTX *mac = EVP_MAC_CTX_new(view->hmac);
+	size_t size = cipher && mac ? seal_with(tickets, view, cipher, mac, plain, n, sealed) : 0;
+
+	EVP_CIPHER_CTX_free(cipher);
+	EVP_MAC_CTX_free(mac);
+	return size;
+}
+
+static size_t open_with(struct tls_tickets *tickets, struct tickets_view *view, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+                        const unsigned char *sealed, size_t n, unsigned char *plain)
+{
+	unsigned char head[TICKET_NAME + TICKET_IV], tag[TICKET_TAG];
+
+	if (n <= sizeof(head) + TICKET_TAG)
+		return 0;
+	memcpy(head, sealed, sizeof(head));
+	if (tickets_set_up(tickets, view, head, head + TICKET_NAME, cipher, mac, false) <= 0)
+		return 0;
+	n -= TICKET_TAG;
+	if (!tag_of(mac, sealed, n, tag) || CRYPTO_memcmp(tag, sealed + n, TICKET_TAG) != 0)
+		return 0;
+	return run_cipher(cipher, sealed + sizeof(head), n - sizeof(head), plain);
+}
+
+size_t tickets_open(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *sealed, size_t n,
+                    unsigned char *plain)
+{
+	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
+	EVP_MAC_CTX *mac = EVP_MAC_CTX_new(view->hmac);
+	size_t size = cipher && mac ? open_with(tickets, view, cipher, mac, sealed, n, plain) : 0;
+
+	EVP_CIPHER_CTX_free(cipher);
+	EVP_MAC_CTX_free(mac);
+	return size;
 }

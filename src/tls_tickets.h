@@ -48,6 +48,7 @@ struct tickets_view {
 	struct ticket_keys *keys;
 	unsigned version;
 	EVP_CIPHER *aes_128, *aes_256;
+	EVP_MAC *hmac;
 };
 
 /* Reads what the section says. Returns NULL after logging why. */
@@ -69,6 +70,17 @@ const struct ticket_keys *tickets_look(struct tls_tickets *tickets, struct ticke
  */
 int tickets_set_up(struct tls_tickets *tickets, struct tickets_view *view, unsigned char *name, unsigned char *iv,
                    EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, bool seal);
+
+/* Bytes that sealing adds, at most. */
+enum { TICKET_OVERHEAD = TICKET_NAME + TICKET_IV + 16 + TICKET_TAG };
+
+/* Makes a ticket of n bytes, in room for n + TICKET_OVERHEAD more. Returns its size, or 0 without memory. */
+size_t tickets_seal(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *plain, size_t n,
+                    unsigned char *sealed);
+
+/* What is in a ticket, which may be anybody's: `plain` has room for n bytes. Returns the size, or 0 if none of the keys made it. */
+size_t tickets_open(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *sealed, size_t n,
+                    unsigned char *plain);
 
 /*
  * The keys in a file's bytes: 48 or 80 raw ones as nginx has them (name, AES-128 key, MAC key; or name, MAC key, AES-256 key), else lines of base64 as

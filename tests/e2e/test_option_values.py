@@ -160,7 +160,7 @@ SECTION = [
     ("local = 127.0.0.1", OK),
     ("local = ::1", OK),
     ("ident = joe", not_built("ident")),
-    ("sessiond = 127.0.0.1:9", not_built("sessiond")),
+    ("sessiond = 127.0.0.1:9", OK),
     ("sni = x", "[!] Service [s]: Invalid SNI parameter format"),
     ("sni = nosuch:host", "[!] Service [s]: SNI section name not found"),
     ("client = yes\nsni =", OK),
