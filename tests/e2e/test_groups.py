@@ -177,23 +177,28 @@ CHAINS = {"rsa": ["Intermediate for RSA", "Test CA"], "ec": ["Intermediate", "Te
     ("rsa", ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]), ("ec", ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"]),
     ("rsa", ["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"]), ("ec", ["-tls1_3", "-sigalgs", "ECDSA+SHA256"]), ("ed", ["-tls1_3", "-sigalgs", "ed25519"]),
     ("ed", ["-tls1_2", "-sigalgs", "ed25519"]), ("ec", ["-tls1_3", "-sigalgs", "ECDSA+SHA256:RSA-PSS+SHA256"]),
-    ("rsa", ["-tls1_3", "-sigalgs", "RSA-PSS+SHA256:ECDSA+SHA256"])])
+    ("ec", ["-tls1_3", "-sigalgs", "RSA-PSS+SHA256:ECDSA+SHA256"])])  # the server's order counts
 def test_clients_get_what_they_understand(bench, pki, families, order, kind, arguments):
     """Each with its chain, which leads to the root that is all the client knows."""
     proxy = bench.tls_server("".join(f"cert = {families[each]}\n" for each in order[1:]), pem=families[order[0]])
-    if kind == "ed":
-        arguments = [*arguments[:-1], "ed25519:ECDSA+SHA256"]  # which the CA signs with
     out = s_client(proxy.port, *arguments, "-CAfile", pki.ca, "-showcerts")
     assert "Verify return code: 0 (ok)" in out, out
     assert issuers(out) == CHAINS[kind], out
 
 
 @pytest.mark.ours
+def test_client_s_order_of_algorithms(bench, families):
+    proxy = bench.tls_server(f"cert = {families['ec']}\noptions = -CIPHER_SERVER_PREFERENCE", pem=families["rsa"])
+    for algorithms, kind in ("RSA-PSS+SHA256:ECDSA+SHA256", "rsa"), ("ECDSA+SHA256:RSA-PSS+SHA256", "ec"):
+        assert issuers(s_client(proxy.port, "-sigalgs", algorithms, "-showcerts")) == CHAINS[kind]
+
+
+@pytest.mark.ours
 def test_gnutls_and_curl_with_both(bench, need, pki, families):
     proxy = bench.tls_server(f"cert = {families['ec']}", pem=families["rsa"])
-    for priority, algorithm in ("-SIGN-ALL:+SIGN-RSA-PSS-RSAE-SHA256", "RSA"), ("-SIGN-ALL:+SIGN-ECDSA-SECP256R1-SHA256", "ECDSA"):
-        out = subprocess.run([need("gnutls-cli"), "-p", str(proxy.port), "--x509cafile", pki.ca, "--priority", f"NORMAL:{priority}:+SIGN-ECDSA-SHA256",
-                              "localhost"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    for algorithm in "RSA", "ECDSA":
+        out = subprocess.run([need("gnutls-cli"), "-p", str(proxy.port), "--x509cafile", pki.ca, "--priority",
+                              f"NORMAL:-KX-ALL:+ECDHE-{algorithm}:-VERS-ALL:+VERS-TLS1.2", "localhost"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              timeout=60 * SLOW).stdout.decode(errors="replace")
         assert "Status: The certificate is trusted" in out, out
         assert re.search(rf"Certificate\[0\](?s:.)*?{algorithm}", out), out
@@ -209,7 +214,7 @@ def test_chain_in_a_file_of_its_own(bench, pki, families):
     """A further file without a key belongs to the certificate before it."""
     leaf = pki.join("leaf_alone.pem", pki.leaf, pki.leaf_key)
     proxy = bench.tls_server(f"cert = {pki.intermediate}\ncert = {families['rsa']}", pem=leaf)
-    for kind, algorithms in ("ec", "ECDSA+SHA256"), ("rsa", "RSA-PSS+SHA256:ECDSA+SHA256"):
+    for kind, algorithms in ("ec", "ECDSA+SHA256"), ("rsa", "RSA-PSS+SHA256"):
         out = s_client(proxy.port, "-sigalgs", algorithms, "-CAfile", pki.ca, "-showcerts")
         assert "Verify return code: 0 (ok)" in out
         assert issuers(out) == CHAINS[kind]
@@ -249,7 +254,7 @@ def test_virtual_hosts_with_several(bench, pki, families):
     port, backend = bench.ports(), bench.server(echo)
     bench.proxy(f"connect = 127.0.0.1:{backend.port}\n[p]\naccept = 127.0.0.1:{port}\ncert = {pki.rsa_pem}\n"
                 f"[v]\nsni = p:v.test\ncert = {families['rsa']}\ncert = {families['ec']}\n")
-    for name, algorithms, expected in [("v.test", "ECDSA+SHA256", CHAINS["ec"]), ("v.test", "RSA-PSS+SHA256:ECDSA+SHA256", CHAINS["rsa"]),
+    for name, algorithms, expected in [("v.test", "ECDSA+SHA256", CHAINS["ec"]), ("v.test", "RSA-PSS+SHA256", CHAINS["rsa"]),
                                        ("p.test", "ECDSA+SHA256:RSA-PSS+SHA256", ["Test CA"])]:
         out = s_client(port, "-servername", name, "-sigalgs", algorithms, "-CAfile", pki.ca, "-showcerts")
         assert issuers(out) == expected, (name, algorithms, out)

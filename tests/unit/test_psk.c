@@ -192,10 +192,18 @@ Test(psk, no_memory)
 
 /* --- files --- */
 
-static const char path[] = "/tmp/tlsplice-unit-psk";
+/* Tests run beside each other. */
+static const char *path_of_test(void)
+{
+	static char path[64];
+
+	snprintf(path, sizeof(path), "/tmp/tlsplice-unit-psk-%d", getpid());
+	return path;
+}
 
 static struct psks *load_keys(const char *text, mode_t mode)
 {
+	const char *path = path_of_test();
 	FILE *file = fopen(path, "w");
 	struct psks *psks;
 
@@ -213,10 +221,10 @@ Test(psk, files)
 	cr_expect_not_null(load_keys("a:" HEX "\n", 0640));
 	cr_expect_null(strstr(said, "Insecure"));
 	cr_expect_not_null(load_keys("a:" HEX "\n", 0644));
-	cr_expect(strstr(said, "[:] Insecure file permissions on /tmp/tlsplice-unit-psk\n"));
-	cr_expect_null(psks_load(arena, path));
+	cr_expect(strstr(said, "[:] Insecure file permissions on /tmp/tlsplice-unit-psk"));
+	cr_expect_null(psks_load(arena, path_of_test()));
 	hear_stderr(log_dump_kept);
-	cr_expect(strstr(said, "[!] /tmp/tlsplice-unit-psk: No such file or directory (2)\n"));
+	cr_expect(strstr(said, ": No such file or directory (2)\n"));
 	cr_expect_null(psks_load(arena, "/tmp"));
 	cr_expect_null(psks_load(arena, "/dev/zero"));
 	cr_expect_null(psks_load(arena, "/dev/null"));
@@ -237,26 +245,27 @@ Test(psk, big_files)
 
 /* --- in a configuration --- */
 
+#define SECRETS "PSKsecrets = /proc/self/fd/78\n"
+
 Test(psk, of_a_section)
 {
 	struct config *config;
-	FILE *file = fopen(path, "w");
+	int memory = memfd_create("psk", 0);
 
-	fputs("a:" HEX "\nb:" HEX "\n", file);
-	fclose(file);
-	chmod(path, 0600);
-	config = load_good("[s]\naccept = 1\nconnect = 2\nPSKsecrets = /tmp/tlsplice-unit-psk\n");
+	dprintf(memory, "a:" HEX "\nb:" HEX "\n");
+	dup2(memory, 78);
+	config = load_good("[s]\naccept = 1\nconnect = 2\n" SECRETS);
 	cr_expect_eq(config->sections->psks->count, 2, "no certificate is needed");
 	config_free(config);
-	config = load_good("PSKsecrets = /tmp/tlsplice-unit-psk\n" CLIENT "PSKidentity = b\n");
+	config = load_good(SECRETS CLIENT "PSKidentity = b\n");
 	config_free(config);
-	config = load_good("[s]\naccept = 1\nconnect = 2\nPSKsecrets = /tmp/tlsplice-unit-psk\nPSKidentity = c\n");
+	config = load_good("[s]\naccept = 1\nconnect = 2\n" SECRETS "PSKidentity = c\n");
 	config_free(config);
-	refused(CLIENT "PSKidentity = c\nPSKsecrets = /tmp/tlsplice-unit-psk\n",
-	        "[!] Service [s]: No key found for the specified PSK identity\n");
-	refused(CLIENT "PSKrequire = no\nPSKsecrets = /tmp/tlsplice-unit-psk\n",
+	refused(CLIENT "PSKidentity = c\n" SECRETS, "[!] Service [s]: No key found for the specified PSK identity\n");
+	refused(CLIENT "PSKrequire = no\n" SECRETS,
 	        "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"PSKrequire = no\" in client sections\n");
 	refused(CLIENT "PSKsecrets = /dev/null\n", "descriptor 77:5: \"PSKsecrets = /dev/null\": Failed to read PSK secrets\n");
 	refused(CLIENT "PSKrequire = maybe\n", "The argument needs to be either 'auto', 'yes' or 'no'");
-	unlink(path);
+	close(78);
+	close(memory);
 }
