@@ -3,13 +3,14 @@
 # are made in user space.
 #
 #   s_client, GnuTLS, curl ──TLS──> [server sections] ──plain──> this file
-#   this file, curl ──plain──> [client sections] ──TLS──> s_server, gnutls-serv, nginx
+#   this file, curl ──plain──> [client sections] ──TLS──> s_server, GnuTLS, nginx
 #
 # TLSPLICE_KTLS_MIB says how many MiB, TLSPLICE_KTLS_RELAYS which ways ("copy splice uring-splice").
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
 import os
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -36,11 +37,11 @@ pytestmark.append(pytest.mark.timeout(LIMIT * SLOW + 120))
 
 
 class Payload:
-    """Bytes that do not repeat; without what GnuTLS's echo server takes for the end of a string or of a line (it drops the CR of a CR LF)."""
+    """Bytes that do not repeat."""
 
     def __init__(self, path):
         self.path = str(path)
-        self.data = hashlib.shake_128(b"kernel TLS").digest(SIZE + 12345).replace(b"\0", b"1").replace(b"\r", b"2")
+        self.data = hashlib.shake_128(b"kernel TLS").digest(SIZE + 12345)
         self.digest = hashlib.sha256(self.data).hexdigest()
         with open(self.path, "wb") as file:
             file.write(self.data)
@@ -120,9 +121,8 @@ def start_servers(shared, pki, target):
         servers["openssl"] = shared.run(
             [need("openssl"), "s_server", "-quiet", "-accept", f"127.0.0.1:{target['openssl']}", "-cert", pki.ec, "-key", pki.ec_key,
              "-cipher", any12, "-ciphersuites", any13], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    servers["gnutls"] = shared.run(
-        [need("gnutls-serv"), "--echo", "--x509certfile", pki.ec, "--x509keyfile", pki.ec_key, "-p", str(target["gnutls"]), "-q",
-         "--priority", "NORMAL:+AES-128-CCM:+AES-256-CCM", "--disable-client-cert"])
+    servers["gnutls"] = shared.run([sys.executable, os.path.join(os.path.dirname(__file__), "gnutls.py"), str(target["gnutls"]), pki.ec, pki.ec_key,
+                                    "NORMAL:+AES-128-CCM:+AES-256-CCM"])
     root = os.path.join(str(shared.directory), "www")
     os.makedirs(root)
     os.chmod(str(shared.directory), 0o755)
