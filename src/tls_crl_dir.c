@@ -94,25 +94,42 @@ static bool file_changed(struct crl_file *file, const struct stat *st)
 	return !same;
 }
 
-/* A file that has just been changed may not be complete: the lists of an older state stay in the store, and it is read again when it changes once more. */
-static void file_load(const struct crl_dir *dir, const char *path, X509_STORE *store)
+/* Returns false without memory for all that is in it. */
+static bool add_lists(STACK_OF(X509_INFO) * infos, const struct crl_dir *dir, X509_STORE *store, int *count)
 {
-	BIO *bio = BIO_new_file(path, "r");
-	STACK_OF(X509_INFO) *infos = bio ? PEM_X509_INFO_read_bio(bio, NULL, NULL, NULL) : NULL;
-	int lists = 0;
+	bool ok = true;
 
-	for (int i = 0; i < sk_X509_INFO_num(infos); i++) {
+	for (int i = 0; ok && i < sk_X509_INFO_num(infos); i++) {
 		X509_CRL *crl = sk_X509_INFO_value(infos, i)->crl;
 		X509_CRL *copy = crl ? crl_copy(crl, dir->library) : NULL;
 
-		lists += copy && X509_STORE_add_crl(store, copy);
+		if (!crl)
+			continue;
+		ok = copy && X509_STORE_add_crl(store, copy);
 		X509_CRL_free(copy);
+		*count += ok;
 	}
+	return ok;
+}
+
+/*
+ * A file that is being written may not be complete: the lists of its older state stay in the store, and it is read again when it changes once more.
+ * Returns false if it was not the file's fault.
+ */
+static bool file_load(const struct crl_dir *dir, const char *path, X509_STORE *store)
+{
+	BIO *bio = BIO_new_file(path, "r");
+	STACK_OF(X509_INFO) *infos = bio ? PEM_X509_INFO_read_bio(bio, NULL, NULL, NULL) : NULL;
+	bool ok = infos || ERR_GET_REASON(ERR_peek_error()) != ERR_R_MALLOC_FAILURE;
+	int count = 0;
+
+	ok = ok && add_lists(infos, dir, store, &count);
 	sk_X509_INFO_pop_free(infos, X509_INFO_free);
 	BIO_free(bio);
 	ERR_clear_error();
-	if (lists == 0)
+	if (count == 0)
 		log_global(LOG_WARNING, "No revocation list in %s", path);
+	return ok;
 }
 
 static int dir_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NAME *name, X509_OBJECT *found)
@@ -134,8 +151,8 @@ static int dir_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NAME 
 		file = file_at(dir, hash, number);
 		if (!file)
 			break;
-		if (file_changed(file, &st))
-			file_load(dir, path, store);
+		if (file_changed(file, &st) && !file_load(dir, path, store))
+			file->size = -1; /* once more next time */
 	}
 	return lookup_answer(store, type, name, found);
 }

@@ -1,15 +1,11 @@
 /*
- * What a section trusts: CAfile, CApath, CAstore, CRLfile, CRLpath. See tls.h and tls_trust.h; tls_verify.c has the checks.
- *
- * Certificates are kept as DER, found by the hash of their subject, and become OpenSSL's objects in a worker when a handshake asks for them: decoding a
- * machine's whole bundle (144 certificates) takes 15 ms, and would be done for each section and worker.
+ * What a section trusts, read from its files: CAfile, CApath, CAstore, CRLfile, CRLpath. See tls.h and tls_trust.h; tls_store.c makes the workers' stores
+ * of it, tls_verify.c has the checks.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tls_trust.h"
 
 #include "log.h"
-#include "tls_context.h"
-#include "tls_crl_dir.h"
 #include "tls_engine.h"
 #include "tls_verify.h"
 
@@ -24,23 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-/* A certificate of the store. */
-struct anchor {
-	unsigned long hash; /* of the subject */
-	unsigned char *der; /* with what `openssl x509 -addtrust` puts behind it */
-	int len;
-};
-
-struct tls_trust {
-	atomic_uint refs;
-	struct anchor *anchors; /* by hash; no two are the same */
-	size_t count;
-	STACK_OF(X509_CRL) * crls;
-	STACK_OF(X509_NAME) * names; /* of the CAs, for the log and for clients */
-	EVP_MD_CTX *digesting;       /* while loading */
-	unsigned char digest[TRUST_DIGEST];
-};
 
 /* --- what is in the files ----------------------------------------------------------------------------------------------------------- */
 
@@ -65,24 +44,44 @@ static bool digest_texts(struct tls_trust *t, const struct texts *texts)
 	return ok;
 }
 
-/* A directory is looked into later; what it looks like now stands for what it holds. */
-static bool digest_directory(struct tls_trust *t, const char *path)
+/* Adds the SHA-256 of a file to a sum. False: it cannot be read, or no memory. */
+static bool sum_file(const char *path, uint64_t sum[4])
 {
-	DIR *dir = path ? opendir(path) : NULL;
-	uint64_t sum[2] = {0}; /* the order of the entries is of no meaning */
-	bool ok = digest_text(t, path);
+	unsigned char bytes[4096], digest[TRUST_DIGEST];
+	EVP_MD_CTX *hash = EVP_MD_CTX_new();
+	BIO *bio = BIO_new_file(path, "r");
+	bool ok = hash && bio && EVP_DigestInit_ex(hash, EVP_sha256(), NULL);
+	uint64_t part;
+	int n;
 
-	for (struct dirent *entry; dir && (entry = readdir(dir));) {
-		struct stat st;
-
-		if (fstatat(dirfd(dir), entry->d_name, &st, 0) < 0 || !S_ISREG(st.st_mode))
-			continue;
-		sum[0] += st.st_ino * 31 + (uint64_t)st.st_size;
-		sum[1] += (uint64_t)st.st_mtim.tv_sec * 1000000007 + (uint64_t)st.st_mtim.tv_nsec;
+	while (ok && (n = BIO_read(bio, bytes, sizeof(bytes))) > 0)
+		ok = EVP_DigestUpdate(hash, bytes, (size_t)n);
+	ok = ok && EVP_DigestFinal_ex(hash, digest, NULL);
+	for (size_t i = 0; ok && i < 4; i++) {
+		memcpy(&part, digest + 8 * i, 8);
+		sum[i] += part;
 	}
+	BIO_free(bio);
+	EVP_MD_CTX_free(hash);
+	return ok;
+}
+
+/* A directory is looked into later; what it holds now stands for it, in whatever order and by whatever names. */
+static bool digest_directory(struct tls_trust *t, const char *directory)
+{
+	DIR *dir = directory ? opendir(directory) : NULL;
+	uint64_t sum[4] = {0};
+	char path[PATH_MAX];
+	struct stat st;
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));)
+		if (snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name) < PATH_MAX && stat(path, &st) == 0 &&
+		    S_ISREG(st.st_mode))
+			sum_file(path, sum);
 	if (dir)
 		closedir(dir);
-	return ok && digest_bytes(t, sum, sizeof(sum));
+	ERR_clear_error();
+	return digest_bytes(t, sum, sizeof(sum));
 }
 
 static bool digest_keys(struct tls_trust *t, const struct psks *psks)
@@ -337,13 +336,6 @@ static bool announce_names(const struct tls_trust *t, const struct section *s)
 	return !none || !section_verifies(s);
 }
 
-static int by_hash(const void *a, const void *b)
-{
-	unsigned long x = ((const struct anchor *)a)->hash, y = ((const struct anchor *)b)->hash;
-
-	return (x > y) - (x < y);
-}
-
 static bool trust_fill(struct tls_trust *t, const struct section *s)
 {
 	unsigned n;
@@ -354,8 +346,7 @@ static bool trust_fill(struct tls_trust *t, const struct section *s)
 		return false;
 	if (s->crl_path)
 		log_global(LOG_DEBUG, "Added %s revocation lookup directory", s->crl_path);
-	if (t->count)
-		qsort(t->anchors, t->count, sizeof(*t->anchors), by_hash);
+	tls_trust_sort(t);
 	return true;
 }
 
@@ -420,200 +411,4 @@ const unsigned char *tls_trust_digest(const struct tls_trust *t)
 bool tls_trust_equal(const struct tls_trust *one, const struct tls_trust *other)
 {
 	return memcmp(one->digest, other->digest, TRUST_DIGEST) == 0;
-}
-
-/* --- a worker's store --------------------------------------------------------------------------------------------------------------- */
-
-/* A lookup of the store: where it finds certificates, and in which library context they are to live. */
-struct finder {
-	struct tls_trust *trust;
-	OSSL_LIB_CTX *library;
-};
-
-static void finder_free(X509_LOOKUP *lookup)
-{
-	struct finder *f = X509_LOOKUP_get_method_data(lookup);
-
-	if (f)
-		tls_trust_unref(f->trust);
-	free(f);
-}
-
-static bool anchor_decode(const struct anchor *a, OSSL_LIB_CTX *library, X509_STORE *store)
-{
-	const unsigned char *p = a->der;
-	X509 *cert = X509_new_ex(library, NULL);
-	bool ok;
-
-	if (!cert || !d2i_X509_AUX(&cert, &p, a->len))
-		return false; /* d2i freed it */
-	ok = X509_STORE_add_cert(store, cert) == 1;
-	X509_free(cert);
-	return ok;
-}
-
-/* Decodes all certificates of that subject; afterwards the store has them, and does not ask for this name again. */
-static int finder_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NAME *name, X509_OBJECT *found)
-{
-	const struct finder *f = X509_LOOKUP_get_method_data(lookup);
-	X509_STORE *store = X509_LOOKUP_get_store(lookup);
-	struct anchor key = {.hash = X509_NAME_hash_ex(name, f->library, NULL, NULL)};
-	const struct anchor *a, *end = f->trust->anchors + f->trust->count;
-
-	if (type != X509_LU_X509 || f->trust->count == 0)
-		return 0;
-	a = bsearch(&key, f->trust->anchors, f->trust->count, sizeof(*a), by_hash);
-	if (!a)
-		return 0;
-	while (a > f->trust->anchors && a[-1].hash == key.hash)
-		a--;
-	for (; a < end && a->hash == key.hash; a++)
-		if (!anchor_decode(a, f->library, store))
-			return 0;
-	return lookup_answer(store, type, name, found);
-}
-
-static X509_LOOKUP_METHOD *finder_method(void)
-{
-	static X509_LOOKUP_METHOD *method; /* made by the main thread, before there is a worker that uses it */
-
-	if (method)
-		return method;
-	method = X509_LOOKUP_meth_new("certificates of the configuration");
-	if (method &&
-	    (!X509_LOOKUP_meth_set_get_by_subject(method, finder_find) || !X509_LOOKUP_meth_set_free(method, finder_free))) {
-		X509_LOOKUP_meth_free(method);
-		method = NULL;
-	}
-	return method;
-}
-
-static X509_LOOKUP *store_add_finder(X509_STORE *store, struct tls_trust *t, OSSL_LIB_CTX *library)
-{
-	X509_LOOKUP_METHOD *method = finder_method();
-	X509_LOOKUP *lookup = method ? X509_STORE_add_lookup(store, method) : NULL;
-	struct finder *f = lookup ? calloc(1, sizeof(*f)) : NULL;
-
-	if (!f)
-		return NULL;
-	f->trust = tls_trust_ref(t);
-	f->library = library;
-	X509_LOOKUP_set_method_data(lookup, f); /* an assignment: it cannot fail */
-	return lookup;
-}
-
-static X509_LOOKUP *store_add_directory(X509_STORE *store, const char *path)
-{
-	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_hash_dir());
-
-	return lookup && X509_LOOKUP_add_dir(lookup, path, X509_FILETYPE_PEM) == 1 ? lookup : NULL;
-}
-
-static bool store_add_crls(X509_STORE *store, const struct tls_trust *t, OSSL_LIB_CTX *library)
-{
-	bool ok = true;
-
-	for (int i = 0; ok && i < sk_X509_CRL_num(t->crls); i++) {
-		X509_CRL *copy = crl_copy(sk_X509_CRL_value(t->crls, i), library);
-
-		ok = copy && X509_STORE_add_crl(store, copy) == 1;
-		X509_CRL_free(copy);
-	}
-	return ok;
-}
-
-/* OpenSSL looks for revocation in the leaf, or in the whole chain. */
-static bool store_set_flags(X509_STORE *store, const struct section *s)
-{
-	unsigned long flags = 0;
-
-	if (s->crl_file || s->crl_path || s->crl_check_chain)
-		flags |= X509_V_FLAG_CRL_CHECK;
-	if (s->crl_check_chain)
-		flags |= X509_V_FLAG_CRL_CHECK_ALL;
-	return X509_STORE_set_flags(store, flags) == 1;
-}
-
-static X509_STORE *store_new(struct tls_context *context, OSSL_LIB_CTX *library)
-{
-	const struct section *s = context->section;
-	X509_STORE *store = X509_STORE_new();
-
-	if (!store)
-		return NULL;
-	context->ca_finder = store_add_finder(store, context->trust, library);
-	if (!context->ca_finder || !store_add_crls(store, context->trust, library) || !store_set_flags(store, s))
-		goto failed;
-	if (s->ca_path) {
-		context->ca_directory = store_add_directory(store, s->ca_path);
-		if (!context->ca_directory)
-			goto failed;
-	}
-	if (s->crl_path && !crl_dir_add(store, s->crl_path, library))
-		goto failed;
-	return store;
-failed:
-	X509_STORE_free(store);
-	return NULL;
-}
-
-static bool set_client_cas(SSL_CTX *ctx, const struct tls_trust *t)
-{
-	STACK_OF(X509_NAME) *names = SSL_dup_CA_list(t->names);
-
-	if (!names)
-		return false;
-	SSL_CTX_set_client_CA_list(ctx, names);
-	return true;
-}
-
-/*
- * The chains of our own certificates are completed from the store, once: OpenSSL would build and verify them anew in each handshake, which makes
- * it a third slower. The root is left out: who does not have it does not trust it either.
- */
-static void complete_chains(SSL_CTX *ctx)
-{
-	STACK_OF(X509) * chain;
-
-	for (long which = SSL_CERT_SET_FIRST; SSL_CTX_set_current_cert(ctx, which) == 1; which = SSL_CERT_SET_NEXT)
-		if (SSL_CTX_get0_chain_certs(ctx, &chain) && sk_X509_num(chain) <= 0)
-			SSL_CTX_build_cert_chain(ctx, SSL_BUILD_CHAIN_FLAG_NO_ROOT | SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR);
-	SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN);
-	ERR_clear_error(); /* a chain that cannot be completed stays as it is */
-}
-
-bool tls_trust_install(struct tls_context *context, OSSL_LIB_CTX *library)
-{
-	const struct section *s = context->section;
-	X509_STORE *store = store_new(context, library);
-
-	if (!store)
-		return false;
-	SSL_CTX_set_cert_store(context->ctx, store);
-	if (!s->client && !set_client_cas(context->ctx, context->trust))
-		return false;
-	complete_chains(context->ctx);
-	verify_install(context);
-	return true;
-}
-
-/* A cipher suite without certificates would leave nothing to check. */
-bool tls_trust_check(const struct tls_context *context)
-{
-	const struct section *s = context->section;
-	STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(context->ctx);
-	bool wanted =
-		(section_verifies(s) || s->require_cert) && SSL_CTX_get_security_level(context->ctx) == 0; /* others have none */
-
-	for (int i = 0; wanted && i < sk_SSL_CIPHER_num(ciphers); i++) {
-		const SSL_CIPHER *cipher = sk_SSL_CIPHER_value(ciphers, i);
-
-		if (SSL_CIPHER_get_auth_nid(cipher) != NID_auth_null)
-			continue;
-		log_global(LOG_ERR,
-		           "Service [%s]: the ciphersuite %s has no certificates to verify: \"ciphers\" must not allow it",
-		           s->name, SSL_CIPHER_get_name(cipher));
-		return false;
-	}
-	return true;
 }

@@ -12,7 +12,8 @@ import time
 
 import pytest
 from kernel_tls import RELAYS, needs_kernel, results, way
-from peers import Server, TlsClient, echo
+from peers import Server, TlsClient, client_context, echo
+from pki import LEAF
 from proxy import BINARY, SLOW, TOP, Proxy, until
 
 
@@ -211,6 +212,45 @@ def test_each_allocation_fails_once(bench, faults, version):
             until(lambda: attempt(proxy.port), 20, f"serving after allocation {nth}")
     assert lost > 10, "no allocation failed"
     assert attempt(proxy.port)
+    check_rest(proxy)
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_failed_allocation_lets_anybody_in(bench, faults, pki, version):
+    """Whichever allocation fails while a revoked or foreign certificate, or one of another name, is looked at: it is not accepted."""
+    trust = pki.trust
+    good, revoked, unnamed = (trust.issue(f"fault-{name}", issuer="intermediate", extensions=LEAF + f"subjectAltName = DNS:{name}\n")
+                              for name in ("fine", "fine-too", "other"))
+    foreign = trust.issue("fault-foreign", issuer="other", extensions=LEAF + "subjectAltName = DNS:fine\n")
+    crl = trust.crl("fault", "intermediate", [revoked])
+    proxy = bench.tls_server(head="workers = 1\n", env=faults.env, extra=f"verifyChain = yes\nCAfile = {trust.crt('root')}\nCRLfile = {crl}\n"
+                             "checkHost = fine\ncheckHost = fine-too\nsessionResume = no\nTIMEOUTclose = 2\ndebug = err\n")
+    contexts = {name: client_context(version=version, certificate=trust.pem(name)) for name in (good, revoked, unnamed, foreign)}
+
+    def enters(name):
+        try:
+            with TlsClient(proxy.port, contexts[name]) as client:
+                client.ping()
+                return True
+        except TimeoutError:
+            raise AssertionError("the connection hangs") from None
+        except (OSError, ssl.SSLError, EOFError, AssertionError):
+            return False
+    assert [enters(name) for name in contexts] == [True, False, False, False]
+    for name in contexts:
+        nth, due = 1, 0
+        while due < 3:
+            faults.fail_nth(nth)
+            came = enters(name)
+            due += not faults.failed()
+            assert proxy.process.poll() is None, f"allocation {nth}: status {proxy.process.returncode}\n{proxy.log()[-3000:]}"
+            assert not came or name == good, f"{name}, allocation {nth}:\n{proxy.log()[-3000:]}"
+            nth += 1 + nth // 50
+        assert nth > 1000, "no allocation failed"
+        until(lambda: enters(good), 20, "serving afterwards")
     check_rest(proxy)
 
 

@@ -384,6 +384,51 @@ Test(tls, a_session_is_offered_to_its_upstream_only)
 	close_world();
 }
 
+/* What a connection says of its peer is what its own handshake has checked. */
+Test(tls, authenticated_peers)
+{
+	char options[256];
+
+	snprintf(options, sizeof(options), "verifyPeer = yes\nCAfile = %s\n", scratch("a.pem"));
+	open_world(options, "");
+	connect_sides(0, 0, "");
+	cr_expect(client.tls.authenticated);
+	cr_expect_not(server.tls.authenticated, "a client without certificate");
+	exchange();
+	bye();
+	connect_sides(1, 0, "");
+	cr_expect(tls_resumed(&client.tls));
+	cr_expect_not(client.tls.authenticated, "nothing was checked now");
+	disconnect();
+	close_world();
+}
+
+Test(tls, nobody_is_authenticated_unchecked)
+{
+	open_world("", "");
+	connect_sides(0, 0, "");
+	cr_expect_not(client.tls.authenticated);
+	disconnect();
+	close_world();
+}
+
+Test(tls, a_certificate_that_is_not_installed)
+{
+	enum tls_progress c, s;
+	char options[256];
+
+	make_identity("b.pem", NULL);
+	snprintf(options, sizeof(options), "verifyPeer = yes\nCAfile = %s\n", scratch("b.pem"));
+	open_world(options, "");
+	connect_start(0, 0, "");
+	shake_hands(SIZE_MAX, &c, &s);
+	cr_expect_eq(c, TLS_FAILED);
+	cr_expect(client.tls.alert_sent);
+	cr_expect_not(client.tls.authenticated);
+	disconnect();
+	close_world();
+}
+
 Test(tls, session_resume_no)
 {
 	open_world("", "sessionResume = no");

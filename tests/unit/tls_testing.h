@@ -1,6 +1,6 @@
 /*
  * For the tests of TLS: keys and certificates made on the spot, and sections loaded from text.
- * Included by tests/unit/test_tls.c, keyed_testing.h, test_service.c and test_listen.c only.
+ * Included by tests/unit/test_tls.c, test_trust.c, keyed_testing.h, test_service.c, test_listen.c and their like only.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_TLS_TESTING_H
