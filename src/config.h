@@ -112,11 +112,11 @@ struct section {
 	bool verify_chain, verify_peer;           /* to a root of the store; the very certificate must be in the store */
 	struct texts check_host, check_email, check_ip;
 	const char *crl_file, *crl_path;
-	bool crl_check_chain;
 	const char *ocsp; /* responder's URL or NULL */
-	bool ocsp_aia, ocsp_nonce, ocsp_require;
 	struct texts ocsp_flags;
 	int timeout_ocsp_s;
+	bool ocsp_aia, ocsp_nonce, ocsp_require;
+	bool crl_check_chain;
 	struct texts redirect; /* where clients go that were not authenticated */
 
 	/* keys from elsewhere */
