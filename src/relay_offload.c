@@ -13,6 +13,8 @@ enum {
 	 * net, which a short exchange does not earn back (kernel-notes/records.md).
 	 */
 	PROMOTE_BYTES = 16384,
+	/* Servers that send session tickets do so with their first bytes; a client whose server has none is not to wait for ever. */
+	TICKETS_BY_BYTES = 256 << 10,
 };
 
 static struct end *tls_end_of(const struct pump *p)
@@ -73,7 +75,7 @@ static uint64_t carried(const struct conn *c)
 
 static void promote(struct conn *c, bool idle)
 {
-	c->promotion = tls_promote(&c->tls, idle);
+	c->promotion = tls_promote(&c->tls, !idle && carried(c) < TICKETS_BY_BYTES);
 	if (c->promotion == TLS_NOT_YET && idle)
 		c->promotion = TLS_STAYS; /* nothing was under way, and still it cannot be */
 	if (c->promotion == TLS_PROMOTED)

@@ -296,7 +296,7 @@ static bool needs_openssl(const struct tls *tls)
 	return options & SSL_OP_CLEANSE_PLAINTEXT;
 }
 
-enum tls_promotion tls_promote(struct tls *tls, bool idle)
+enum tls_promotion tls_promote(struct tls *tls, bool tickets_due)
 {
 	const struct section *section = tls->section;
 
@@ -309,7 +309,7 @@ enum tls_promotion tls_promote(struct tls *tls, bool idle)
 	    tls->traffic.partial)
 		return TLS_NOT_YET;
 	if (section->client && section->session_resume && SSL_version(tls->ssl) == TLS1_3_VERSION && !tls->traffic.tickets &&
-	    !idle)
+	    tickets_due)
 		return TLS_NOT_YET;
 	tls->keyed = keyed_new(tls->ssl, &tls->traffic, section->client);
 	if (!tls->keyed)

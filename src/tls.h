@@ -195,10 +195,10 @@ enum tls_promotion {
 };
 
 /*
- * Hands an established connection over from OpenSSL to the record layer of our own, which is faster and needs a tenth of the memory. `idle`: no bytes
- * have come for a while, so a client need not wait for session tickets any longer. Nothing is lost whatever it returns. (deep)
+ * Hands an established connection over from OpenSSL to the record layer of our own, which is faster and needs a tenth of the memory. `tickets_due`: session
+ * tickets may still come, for which a client waits. Nothing is lost whatever it returns. (deep)
  */
-enum tls_promotion tls_promote(struct tls *tls, bool idle);
+enum tls_promotion tls_promote(struct tls *tls, bool tickets_due);
 
 /*
  * Whether the kernel is to make a direction's records: KTLS_KERNEL, or why not. Asked once the handshake is over, while OpenSSL still has the

@@ -171,6 +171,19 @@ def test_client_mode_handed_over_at_rest(bench, pki, version):
 
 
 @pytest.mark.san
+def test_client_mode_does_not_wait_for_tickets_that_never_come(bench, pki):
+    context = server_context(pki.ec_pem, V13)
+    context.num_tickets = 0
+    backend = bench.server(echo, context=context)
+    proxy = counted(bench, bench.tls_client, backend.port, CLIENT)
+    data = pattern(4 * MIB)
+    with connect(proxy.port) as sock:
+        threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
+        assert read_exactly(sock, len(data)) == data
+        assert promoted(proxy) == 1
+
+
+@pytest.mark.san
 @pytest.mark.parametrize("version", [V12, V13])
 def test_inplace_no(bench, version):
     proxy = counted(bench, bench.tls_server, "inplace = no")
