@@ -109,7 +109,8 @@ const struct config_note config_notes[] = {
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
 	{"OCSP", "A URL that begins with http://. It is asked about the peer's own certificate, unless a response that the server stapled has decided. "
-                 "Needs `verifyChain`. The connection waits for the answer, other connections do not."},
+                 "Needs `verifyChain`. The connection waits for the answer, other connections do not. "
+                 "Nobody is asked again when a session is resumed."},
 	{"OCSPaia", "Asked when neither a stapled response nor the responder of `OCSP` has decided, and about the authorities in between too. "
                     "Needs `verifyChain`."},
 	{"OCSPflag", "A flag of OCSP_basic_verify(3) without OCSP_, such as `NOCHAIN`."},

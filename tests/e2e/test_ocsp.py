@@ -90,6 +90,7 @@ def turned_around(port):
 
 
 @pytest.mark.san
+@pytest.mark.valgrind
 @pytest.mark.parametrize("nonce", ["no", "yes"])
 @pytest.mark.parametrize("revoked", [False, True], ids=["good", "revoked"])
 def test_openssl_responder_client_mode(bench, authority, revoked, nonce):
@@ -120,6 +121,7 @@ def test_openssl_responder_client_mode(bench, authority, revoked, nonce):
 
 
 @pytest.mark.san
+@pytest.mark.valgrind
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 @pytest.mark.parametrize("revoked", [False, True], ids=["good", "revoked"])
 def test_openssl_responder_server_mode(bench, authority, revoked, version):
@@ -507,6 +509,78 @@ def test_virtual_host_that_checks(bench, authority):
             assert not passes
     bench.client(port, client_context(certificate=bad), server_name="other.test").ping()
     assert len(responder.requests) == 2
+
+
+# --- peers of other makes ---
+
+
+def hello(sock, _server):
+    """Answers at once and ends, so that no client has to wait for anything."""
+    sock.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n")
+    sock.shutdown(socket.SHUT_WR)
+    return sock.recv(65536)
+
+
+def said_by(port):
+    try:
+        with connect(port) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return sock.recv(1000)
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("program", ["openssl", "gnutls-cli", "curl", "stunnel4"])
+def test_clients_of_other_makes(bench, authority, need, tmp_path, program):
+    """A good and a revoked client certificate each."""
+    responder = Responder(bench, authority)
+    proxy = checking_server(bench, authority, f"OCSP = {responder.url}\nsessionResume = no", backend=bench.server(hello))
+    for revoked in (False, True):
+        cert, key = authority.issue(f"visitor{revoked}", revoked=revoked)
+        argv = {
+            "openssl": ["s_client", "-connect", f"127.0.0.1:{proxy.port}", "-cert", cert, "-key", key, "-quiet"],
+            "gnutls-cli": ["--insecure", "-p", str(proxy.port), f"--x509certfile={cert}", f"--x509keyfile={key}", "127.0.0.1"],
+            "curl": ["-sS", "-k", "-m", "60", "--cert", cert, "--key", key, f"https://127.0.0.1:{proxy.port}/"],
+        }
+        if program == "stunnel4":
+            port, config = bench.ports(), tmp_path / "peer.conf"
+            config.write_text(f"foreground = yes\nsyslog = no\npid =\n[c]\nclient = yes\naccept = 127.0.0.1:{port}\n"
+                              f"connect = 127.0.0.1:{proxy.port}\ncert = {cert}\nkey = {key}\n")
+            peer = bench.run([need("stunnel4"), str(config)])
+            until(lambda: not bench.ports.free(port), what="stunnel4 listens")
+            out = said_by(port)
+            peer.terminate()
+        else:
+            out = subprocess.run([need(program), *argv[program]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, timeout=60 * SLOW).stdout
+        assert (b"hello" in out) is not revoked, (out, proxy.log()[-4000:])
+    assert len(proxy.wait_log(r"OCSP: Rejected \(revoked\)")) == len(proxy.wait_log(r"OCSP: Accepted \(good\)")) == 1
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["good", "revoked"])
+@pytest.mark.parametrize("program", ["nginx", "stunnel4"])
+def test_servers_of_other_makes(bench, authority, need, tmp_path, program, revoked):
+    """nginx staples what is in a file; stunnel4 staples nothing, and a responder is asked."""
+    responder = Responder(bench, authority)
+    port = bench.ports()
+    pem = authority.pem("server", revoked=revoked)
+    config = tmp_path / "server.conf"
+    if program == "nginx":
+        staple = responder.file(authority.path("staple"), authority.path("server.crt"), authority.cert)
+        paths = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        config.write_text(f"daemon off; master_process off; pid {tmp_path}/nginx.pid; error_log stderr; events {{}}\n"
+                          f"http {{ access_log off; {paths} server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {pem};\n"
+                          f"ssl_certificate_key {pem}; ssl_stapling on; ssl_stapling_file {staple}; return 200 hello; }} }}\n")
+        bench.run([need("nginx"), "-e", "stderr", "-c", str(config), "-p", str(tmp_path)])
+    else:
+        config.write_text(f"foreground = yes\nsyslog = no\npid =\n[s]\naccept = 127.0.0.1:{port}\n"
+                          f"connect = 127.0.0.1:{bench.server(hello).port}\ncert = {pem}\n")
+        bench.run([need("stunnel4"), str(config)])
+    until(lambda: not bench.ports.free(port), what=f"{program} listens")
+    proxy = checking_client(bench, authority, port, f"OCSP = {responder.url}")
+    assert (b"hello" in said_by(proxy.port)) is not revoked, proxy.log()[-4000:]
+    proxy.wait_log(r"OCSP: Rejected \(revoked\)" if revoked else r"OCSP: Accepted \(good\)")
+    assert len(responder.requests) == (program == "stunnel4")
 
 
 # --- nobody else waits ---

@@ -1,5 +1,6 @@
 # Stapling by server sections: what clients get, how it is kept fresh, and that no responder holds anything up.
 # SPDX-License-Identifier: Apache-2.0
+import os
 import re
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def wait_cached(proxy, count=1):
 
 
 @pytest.mark.san
+@pytest.mark.valgrind
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @pytest.mark.parametrize("revoked", [False, True], ids=["good", "revoked"])
 def test_openssl_client_gets_the_status(bench, authority, version, revoked):
@@ -138,6 +140,30 @@ def test_delegated_signer(bench, authority):
     proxy = bench.tls_server(pem=authority.pem("server", authority.cert, aia=responder.url))
     wait_cached(proxy)
     assert stapled(proxy.port) == "good"
+
+
+def test_virtual_hosts_staple_their_own(bench, authority):
+    responder = Responder(bench, authority)
+    backend = bench.server(echo)
+    port = bench.ports()
+    main = authority.pem("main", authority.cert, aia=responder.url)
+    other = authority.pem("other", authority.cert, aia=responder.url, revoked=True)
+    proxy = bench.proxy(f"[main]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {main}\n"
+                        f"[other]\nsni = main:other.test\nconnect = 127.0.0.1:{backend.port}\ncert = {other}\n")
+    wait_cached(proxy, 2)
+    assert stapled(port, "-servername", "main.test") == "good"
+    assert stapled(port, "-servername", "other.test") == "revoked"
+
+
+def test_pre_shared_keys_and_stapling_exclude_one_another(bench, authority, tmp_path):
+    responder = Responder(bench, authority)
+    secrets = tmp_path / "secrets"
+    secrets.write_text("client:" + "ab" * 20 + "\n")
+    secrets.chmod(0o600)
+    proxy = bench.tls_server(pem=authority.pem("server", authority.cert, aia=responder.url), extra=f"PSKsecrets = {secrets}\nPSKrequire = no")
+    proxy.wait_log(r"LOG5\[ui\]: OCSP: Server OCSP stapling is incompatible with PSK")
+    assert stapled(proxy.port) is None
+    assert not responder.requests
 
 
 # --- what is not taken ---
@@ -244,6 +270,25 @@ def test_reload_with_another_certificate_fetches_anew(bench, authority):
     wait_cached(proxy, 2)
     assert stapled(proxy.port) == "good"
     assert [request.serial for request in responder.requests] == [0x1001, 0x1002]
+
+
+@pytest.mark.parametrize("way", ["certReload", "HUP"])
+def test_file_with_another_certificate_fetches_anew(bench, authority, way):
+    """What another section staples stays as it is."""
+    responder = Responder(bench, authority)
+    still, old, new = (authority.pem(name, authority.cert, aia=responder.url) for name in ("still", "old", "new"))
+    backend = bench.server(echo)
+    ports = bench.ports(), bench.ports()
+    proxy = bench.proxy(f"certReload = {'yes' if way == 'certReload' else 'no'}\n"
+                        f"[still]\naccept = 127.0.0.1:{ports[0]}\nconnect = 127.0.0.1:{backend.port}\ncert = {still}\n"
+                        f"[changes]\naccept = 127.0.0.1:{ports[1]}\nconnect = 127.0.0.1:{backend.port}\ncert = {old}\n")
+    wait_cached(proxy, 2)
+    os.replace(new, old)
+    if way == "HUP":
+        assert proxy.hup()
+    wait_cached(proxy, 3)
+    assert [stapled(port) for port in ports] == ["good", "good"]
+    assert sorted(request.serial for request in responder.requests) == [0x1001, 0x1002, 0x1003]
 
 
 # --- nothing waits ---
