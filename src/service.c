@@ -370,6 +370,7 @@ void generation_free(struct generation *g)
 		addr_list_free(&g->commons[i].upstream.addrs);
 		addr_list_free(&g->commons[i].upstream.local);
 		addr_list_free(&g->commons[i].redirect.addrs);
+		addr_list_free(&g->commons[i].redirect.local);
 		tls_sessions_unref(g->commons[i].sessions);
 		tls_trust_unref(g->commons[i].trust);
 		tls_staples_unref(g->commons[i].staples);

@@ -61,6 +61,7 @@ enum { SECURITY_LEVEL_MIN = 2 }; /* unless the section chooses */
 
 struct tls_library {
 	OSSL_LIB_CTX *context;
+	struct tls_providers providers;
 };
 
 struct tls_library *tls_library_new(void)
@@ -77,7 +78,7 @@ struct tls_library *tls_library_new(void)
 	if (file && !OSSL_LIB_CTX_load_config(library->context, file))
 		ERR_clear_error();
 	OPENSSL_free(file);
-	if (tls_modules_install(library->context))
+	if (tls_modules_install(library->context, &library->providers))
 		return library;
 	tls_library_free(library);
 	return NULL;
@@ -92,6 +93,7 @@ void tls_library_free(struct tls_library *library)
 {
 	if (!library)
 		return;
+	tls_providers_unload(&library->providers);
 	OSSL_LIB_CTX_free(library->context);
 	free(library);
 }

@@ -15,8 +15,18 @@
 
 struct ssl_session_st;
 
-/* tls_modules.c: loads the providers that the configuration asks for into a library context. Returns false after logging why. */
-bool tls_modules_install(OSSL_LIB_CTX *library);
+/* Providers that a library context has been given. */
+struct tls_providers {
+	OSSL_PROVIDER **list;
+	size_t count;
+};
+
+/*
+ * tls_modules.c: loads the providers that the configuration asks for into a library context, and notes them in `providers` (zeroed before). Returns false after
+ * logging why. tls_providers_unload() comes before the library context is freed.
+ */
+bool tls_modules_install(OSSL_LIB_CTX *library, struct tls_providers *providers);
+void tls_providers_unload(struct tls_providers *providers);
 
 struct tls_context {
 	atomic_uint refs;

@@ -181,6 +181,8 @@ static const char *open_known(void)
 	log_global(LOG_INFO, "Enabling automatic engine support");
 	OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL); /* openssl.cnf may name some */
 	for (engine = ENGINE_get_first(); engine; engine = ENGINE_get_next(engine)) {
+		if (strcmp(ENGINE_get_id(engine), "dynamic") == 0)
+			continue; /* what others are loaded by */
 		if (count == ENGINES_MAX) {
 			ENGINE_free(engine);
 			return "Too many open engines";

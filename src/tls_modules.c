@@ -26,6 +26,7 @@ static struct {
 	size_t count;
 	bool loaded; /* a first reading has come to the end of its global part */
 	bool fips;
+	struct tls_providers providers; /* of the main thread's library context, for the life of the process */
 } modules;
 
 /* --- providers ---------------------------------------------------------------------------------------------------------------------- */
@@ -86,11 +87,33 @@ static const char *add_parameter(OSSL_LIB_CTX *library, const char *text)
 	return set_parameter(library, &p);
 }
 
+static bool load(OSSL_LIB_CTX *library, struct tls_providers *providers, const char *name)
+{
+	OSSL_PROVIDER **list = realloc(providers->list, (providers->count + 1) * sizeof(*list));
+	OSSL_PROVIDER *provider;
+
+	if (!list)
+		return false;
+	providers->list = list;
+	provider = OSSL_PROVIDER_load(library, name);
+	if (provider)
+		list[providers->count++] = provider;
+	return provider != NULL;
+}
+
+void tls_providers_unload(struct tls_providers *providers)
+{
+	for (size_t i = providers->count; i > 0; i--)
+		OSSL_PROVIDER_unload(providers->list[i - 1]);
+	free(providers->list);
+	*providers = (struct tls_providers){0};
+}
+
 /* A provider that is asked for by name takes the place of the built-in default, unless that is named too. */
-static const char *load_provider(OSSL_LIB_CTX *library, const char *name)
+static const char *load_provider(OSSL_LIB_CTX *library, struct tls_providers *providers, const char *name)
 {
 	ERR_clear_error();
-	if (OSSL_PROVIDER_load(library, "default") && OSSL_PROVIDER_load(library, name))
+	if (load(library, providers, "default") && load(library, providers, name))
 		return NULL;
 	tls_log_errors(LOG_ERR, NULL, "OSSL_PROVIDER_load", NULL);
 	return "Failed to load provider";
@@ -111,10 +134,10 @@ static bool fips_works(OSSL_LIB_CTX *library)
 }
 
 /* "base" reads keys and certificates, which is nothing that FIPS 140 is about. */
-static const char *enable_fips(OSSL_LIB_CTX *library)
+static const char *enable_fips(OSSL_LIB_CTX *library, struct tls_providers *providers)
 {
 	ERR_clear_error();
-	if (OSSL_PROVIDER_load(library, "fips") && OSSL_PROVIDER_load(library, "base") && fips_works(library) &&
+	if (load(library, providers, "fips") && load(library, providers, "base") && fips_works(library) &&
 	    EVP_default_properties_enable_fips(library, 1) == 1)
 		return NULL;
 	tls_log_errors(LOG_ERR, NULL, "OSSL_PROVIDER_load", NULL);
@@ -129,7 +152,7 @@ static const char *act(const struct line *line)
 	case TLS_ENGINE: return tls_engine_open(line->value);
 	case TLS_ENGINE_CONTROL: return tls_engine_control(line->value);
 	case TLS_ENGINE_DEFAULT: return tls_engine_default(line->value);
-	case TLS_PROVIDER: return load_provider(NULL, line->value);
+	case TLS_PROVIDER: return load_provider(NULL, &modules.providers, line->value);
 	case TLS_PROVIDER_PARAMETER: return add_parameter(NULL, line->value);
 	}
 	return NULL;
@@ -169,7 +192,7 @@ const char *tls_modules_end(const struct tls_modules_reading *reading, bool fips
 		tls_engine_settle();
 		modules.loaded = true;
 		modules.fips = fips;
-		wrong = fips ? enable_fips(NULL) : NULL;
+		wrong = fips ? enable_fips(NULL, &modules.providers) : NULL;
 		if (!wrong)
 			log_global(LOG_NOTICE, "FIPS provider %s", fips ? "enabled" : "disabled");
 	} else if (reading->differs || reading->lines != modules.count || fips != modules.fips) {
@@ -178,7 +201,7 @@ const char *tls_modules_end(const struct tls_modules_reading *reading, bool fips
 	return wrong;
 }
 
-bool tls_modules_install(OSSL_LIB_CTX *library)
+bool tls_modules_install(OSSL_LIB_CTX *library, struct tls_providers *providers)
 {
 	const char *wrong = NULL;
 
@@ -186,12 +209,12 @@ bool tls_modules_install(OSSL_LIB_CTX *library)
 		const struct line *line = &modules.lines[i];
 
 		if (line->module == TLS_PROVIDER)
-			wrong = load_provider(library, line->value);
+			wrong = load_provider(library, providers, line->value);
 		else if (line->module == TLS_PROVIDER_PARAMETER)
 			wrong = add_parameter(library, line->value);
 	}
 	if (!wrong && modules.fips)
-		wrong = enable_fips(library);
+		wrong = enable_fips(library, providers);
 	if (wrong)
 		log_global(LOG_ERR, "%s", wrong);
 	return !wrong;
