@@ -122,11 +122,11 @@ struct section {
 	/* keys from elsewhere */
 	const char *psk_identity, *psk_secrets;
 	const struct psks *psks; /* what is in the file, or NULL */
-	enum psk_require psk_require;
 	const char *sessiond;                /* [host:]port of a session cache, UDP */
 	const char *ticket_key, *ticket_mac; /* hexadecimal */
 	struct texts ticket_key_files;       /* extension */
 	const char *engine_id;
+	enum psk_require psk_require;
 	int engine_num;   /* from 1; 0 = none; also where engine_id was given */
 	bool async;       /* extension: handshakes do not wait for an engine */
 	bool cert_reload; /* extension: files that change are loaded anew */

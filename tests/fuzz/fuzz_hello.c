@@ -60,10 +60,11 @@ static struct tls_context *context_new(const struct section *section, struct tls
 
 static void begin(void)
 {
-	struct tls_library *library = tls_library_new();
+	static struct tls_library *library;
 	struct config_source source = {.fd = memfd_create("config", 0)};
 	int pem = pem_new();
 
+	library = tls_library_new();
 	dprintf(source.fd,
 	        "debug = 0\ncert = /proc/self/fd/%d\n[p]\naccept = 1\nconnect = 2\n[v]\nsni = p:v*\nsni = p:*v\nconnect = 2\n"
 	        "ciphers = ECDHE\ncurves = P-384:P-256\n",
