@@ -56,14 +56,14 @@ static X509 *anchor_decode(const struct anchor *a, OSSL_LIB_CTX *library)
 /* All certificates of a subject's hash, or NULL: there are none, or no memory. */
 static STACK_OF(X509) * finder_decode(const struct finder *f, unsigned long hash)
 {
-	const struct anchor key = {.hash = hash}, *first = f->trust->anchors, *end = first + f->trust->count;
+	const struct anchor key = {.hash = hash}, *first = f->trust->anchors;
 	const struct anchor *a = f->trust->count ? bsearch(&key, first, f->trust->count, sizeof(*a), by_hash) : NULL;
 	STACK_OF(X509) *certs = a ? sk_X509_new_null() : NULL;
 	bool ok = certs != NULL;
 
 	while (ok && a > first && a[-1].hash == hash)
 		a--;
-	for (; ok && a < end && a->hash == hash; a++) {
+	for (; ok && a < first + f->trust->count && a->hash == hash; a++) {
 		X509 *cert = anchor_decode(a, f->library);
 
 		ok = cert && sk_X509_push(certs, cert) > 0;
