@@ -74,7 +74,8 @@ const struct config_note config_notes[] = {
 	{"CRLfile", "PEM, read at start. With `CRLfile` or `CRLpath` a peer is refused if its certificate is revoked, or if "
                     "there is no valid list of "
                     "its issuer."},
-	{"CRLcheckChain", "Without it only the peer's own certificate is looked for. It needs `verifyChain`."},
+	{"CRLcheckChain", "Without it only the peer's own certificate is looked for. It needs `verifyChain`. "
+                          "The lists may also be in `CAfile` or `CApath`."},
 	{"curves", "Where OpenSSL has it, X25519MLKEM768 comes first unless this option is given."},
 	{"debug", "Levels are 0 to 7, or `emerg`, `alert`, `crit`, `err`, `warning`, `notice`, `info` and `debug`. "
                   "The level of a section holds for the lines of its connections."},
