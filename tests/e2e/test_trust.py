@@ -896,6 +896,7 @@ def test_no_verdict_leaks_between_handshakes(bench, trust, version):
         results = list(pool.map(one, range(200)))
     assert [ok for _, ok in results] == [name == "good" for name, _ in results]
     meet.proxy.wait_idle()
+    meet.proxy.wait_log(r"LOG5\[\d+\]: Connection ", 200)  # the log is written by a thread of its own
     accepted = meet.proxy.lines(r"LOG5\[\d+\]: Certificate accepted at depth=0")
     assert len(accepted) == 100 and all(line.endswith(dn("good")) for line in accepted)
     assert not [line for line in meet.proxy.lines("Rejected by CERT") if line.endswith("CN=good")]
