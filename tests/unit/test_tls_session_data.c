@@ -10,6 +10,7 @@
 
 #include <criterion/criterion.h>
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -253,4 +254,33 @@ Test(session_cache, a_full_one_loses_what_was_used_least_recently)
 	cr_assert_neq(found(cache, "999"), 0);
 	session_cache_free(cache);
 	session_cache_free(NULL);
+}
+
+static struct session_cache *shared;
+
+static void *store_and_find(void *arg)
+{
+	char key[16];
+
+	for (int i = 0; i < 2000; i++) {
+		snprintf(key, sizeof(key), "%d", i % 50);
+		store(shared, key, i % 3 == 0, (unsigned char)(1 + i % 200), 0, 4);
+		found(shared, key);
+		if (i % 7 == 0)
+			session_cache_forget(shared, key, strlen(key));
+	}
+	return arg;
+}
+
+Test(session_cache, of_many_threads)
+{
+	pthread_t thread[4];
+
+	some_cipher(true);
+	shared = session_cache_new(32);
+	for (int i = 0; i < 4; i++)
+		cr_assert_eq(pthread_create(&thread[i], NULL, store_and_find, NULL), 0);
+	for (int i = 0; i < 4; i++)
+		cr_assert_eq(pthread_join(thread[i], NULL), 0);
+	session_cache_free(shared);
 }

@@ -10,6 +10,7 @@
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -407,6 +408,56 @@ Test(tickets, files_are_read_again)
 	cr_assert_not(opens(tickets, ticket, n), "its key has gone");
 	cr_assert(opens(tickets, old, n));
 	tls_tickets_free(tickets);
+	unlink(other);
+	close(a);
+	close(b);
+}
+
+/* --- threads --- */
+
+static struct tls_tickets *shared;
+
+static void *seal_and_open(void *arg)
+{
+	struct tickets_view mine = {0};
+	unsigned char sealed[64 + TICKET_OVERHEAD], plain[64 + TICKET_OVERHEAD];
+	bool ok = tickets_view_open(&mine, NULL);
+
+	for (int i = 0; ok && i < 2000; i++) {
+		size_t n = tickets_seal(shared, &mine, (const unsigned char *)"a session", 9, sealed);
+
+		ok = n > 0 && tickets_open(shared, &mine, sealed, n, plain) == 9 && memcmp(plain, "a session", 9) == 0;
+	}
+	tickets_view_close(&mine);
+	return ok ? arg : NULL;
+}
+
+/* Workers that make tickets while the main thread reads new keys; the older one stays in the file. */
+Test(tickets, keys_change_under_the_workers)
+{
+	char path[] = "/tmp/tlsplice-unit-tickets-XXXXXX", other[] = "/tmp/tlsplice-unit-tickets-XXXXXX";
+	char *paths[] = {path, other, path};
+	struct section section = {.name = "s", .ticket_key_files = {paths, 2}, .session_cache_timeout_s = 300};
+	int a = mkstemp(path), b = mkstemp(other);
+	pthread_t thread[3];
+	void *ok;
+
+	fill_raw();
+	cr_assert(write(a, raw[0], 80) == 80 && write(b, raw[1], 80) == 80);
+	shared = tls_tickets_new(&section);
+	cr_assert_not_null(shared);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(pthread_create(&thread[i], NULL, seal_and_open, &shared), 0);
+	for (int i = 0; i < 300; i++) {
+		section.ticket_key_files.texts = paths + i % 2;
+		cr_assert(tls_tickets_reload(shared, &section));
+	}
+	for (int i = 0; i < 3; i++) {
+		cr_assert_eq(pthread_join(thread[i], &ok), 0);
+		cr_assert_not_null(ok);
+	}
+	tls_tickets_free(shared);
+	unlink(path);
 	unlink(other);
 	close(a);
 	close(b);
