@@ -280,8 +280,10 @@ static void route(struct conn *c)
 		return;
 	conn_call(c, find_route, c);
 	c->upstream = c->redirected ? c->service->redirect : c->service->upstream;
-	if (c->redirected)
+	if (c->redirected) {
 		conn_log(c, LOG_NOTICE, "Redirecting connection");
+		stats_add(&c->service->stats->redirected, 1);
+	}
 	if (!dial_remembers(c))
 		conn_issue_tickets(c, NULL);
 }

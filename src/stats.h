@@ -16,6 +16,7 @@
 #define STATS_COUNTERS(X)                                                                                            \
 	X(accepted, "connections_accepted_total", "counter", "Connections accepted")                                 \
 	X(active, "connections_active", "gauge", "Connections open now")                                             \
+	X(redirected, "connections_redirected_total", "counter", "Connections to the redirect target, for want of a certificate that passes") \
 	X(switched, "connections_switched_total", "counter", "Connections that came from another service by their server name") \
 	X(rejected, "connections_rejected_total", "counter", "Connections refused because of the client limit")      \
 	X(failed, "connections_failed_total", "counter", "Connections that ended with an error")                     \

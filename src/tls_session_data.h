@@ -33,7 +33,7 @@ struct session_data {
 
 /*
  * The policy of a section: its name and what tls_trust_digest() says, which includes its pre-shared keys. Equal on all hosts that are configured
- * alike, unless they trust a directory. Returns false without memory.
+ * alike. Returns false without memory.
  */
 bool tls_policy_of(const struct section *section, const struct tls_trust *trust, struct tls_policy *policy);
 

@@ -298,6 +298,7 @@ static SSL_SESSION *fetch(struct tls *tls, const unsigned char *id, size_t id_le
 	size_t n = tls->cache->get(tls, id, id_len, bytes);
 	SSL_SESSION *session = NULL;
 
+	ERR_clear_error(); /* other connections of this thread have called OpenSSL meanwhile */
 	if (n && tls->cache->seals) {
 		n = tickets_open(sessions_of(tls)->tickets, &tls->context->tickets, bytes, n, plain);
 		session = n ? decode(plain, n, id, id_len) : NULL;

@@ -13,6 +13,7 @@ import time
 import pytest
 from kernel_tls import RELAYS, needs_kernel, results, way
 from peers import Server, TlsClient, client_context, echo
+from peers import name as peer_name
 from pki import LEAF
 from proxy import BINARY, SLOW, TOP, Proxy, until
 
@@ -251,6 +252,46 @@ def test_no_failed_allocation_lets_anybody_in(bench, faults, pki, version):
             nth += 1 + nth // 50
         assert nth > 1000, "no allocation failed"
         until(lambda: enters(good), 20, "serving afterwards")
+    check_rest(proxy)
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("store", ["options = NO_TICKET", "ticketKeySecret = 00112233445566778899aabbccddeeff\n"
+                                   "ticketMacSecret = 00112233445566778899aabbccddeeff"])
+def test_no_failed_allocation_undoes_a_redirect(bench, faults, pki, version, store):
+    """Whichever allocation fails while a session is made or resumed: who was not authenticated does not get to the backend."""
+    inside, outside = (bench.server(peer_name(text)) for text in ("<in>", "<out>"))
+    stranger = pki.trust.issue("fault-stranger", issuer="other")
+    proxy = bench.tls_server(head="workers = 1\ndebug = err\n", env=faults.env, backend=inside, extra=f"verifyChain = yes\nCAfile = {pki.ca}\n"
+                             f"redirect = 127.0.0.1:{outside.port}\nTIMEOUTclose = 2\n{store}\n")
+    contexts = [client_context(version=version, certificate=pki.trust.pem(stranger)), client_context(version=version)]
+
+    def visit(context, session=None):
+        try:
+            with TlsClient(proxy.port, context, session=session) as client:
+                led = client.recv()
+                return led.decode(), client.tls.session
+        except TimeoutError:
+            raise AssertionError("the connection hangs") from None
+        except (OSError, ssl.SSLError, EOFError):
+            return None, None
+    for context in contexts:
+        nth, due = 1, 0
+        while due < 3:
+            led, session = visit(context)
+            assert led == "<out>"
+            faults.fail_nth(nth)
+            led, again = visit(context, session if nth % 3 else None)
+            due += not faults.failed()
+            assert led in ("<out>", "", None), f"allocation {nth}:\n{proxy.log()[-3000:]}"
+            if again:
+                assert visit(context, again)[0] == "<out>"
+            nth += 1 + nth // 50
+        assert nth > 100, "no allocation failed"
+    assert inside.accepted == 0
     check_rest(proxy)
 
 

@@ -4,13 +4,15 @@ import os
 import re
 import ssl
 import threading
+import urllib.request
 
 import pytest
 
 import peers
 import proxy as proxies
+from ocsp import Authority, OpensslResponder
 from peers import client_context, name
-from pki import openssl
+from pki import LEAF, openssl
 
 pytestmark = [pytest.mark.ours, pytest.mark.san]
 
@@ -233,6 +235,87 @@ def test_many_at_once_do_not_mix(place, clients, version):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# --- what else can be wrong with a certificate ---
+
+
+@pytest.fixture(scope="module")
+def leafs(pki):
+    trust = pki.trust
+    made = {who: trust.pem(trust.issue("redirect-" + who, issuer="intermediate", extensions=LEAF + f"subjectAltName = DNS:{who}.test\n"))
+            for who in ("fine", "gone")}
+    made["crl"] = trust.crl("redirect", "intermediate", ["redirect-gone"])
+    return made
+
+
+def back_again(here, version, certificate, where):
+    """At once, and twice by a session."""
+    led, session, reused = here.visit(version, certificate)
+    assert led == where and not reused
+    for _ in range(2):
+        led, again, reused = here.visit(version, certificate, session)
+        assert led == where and reused
+        session = again or session
+
+
+@VERSIONS
+@pytest.mark.parametrize("who, where", [("fine", IN), ("gone", OUT)])
+def test_revoked_certificates(place, pki, leafs, version, who, where):
+    back_again(place(checks=f"verifyChain = yes\nCAfile = {pki.trust.crt('root')}\nCRLfile = {leafs['crl']}"), version, leafs[who], where)
+
+
+@VERSIONS
+@pytest.mark.parametrize("who, where", [("fine", IN), ("gone", OUT)])
+def test_names_of_certificates(place, pki, leafs, version, who, where):
+    back_again(place(checks=f"verifyChain = yes\nCAfile = {pki.trust.crt('root')}\ncheckHost = fine.test"), version, leafs[who], where)
+
+
+@VERSIONS
+@pytest.mark.parametrize("revoked, where", [(False, IN), (True, OUT)])
+def test_certificates_that_a_responder_calls_revoked(bench, place, tmp_path, version, revoked, where):
+    """Asked in the first handshake; a session brings the answer along."""
+    authority = Authority(tmp_path)
+    responder = OpensslResponder(bench, authority)
+    pem = authority.pem("a-client", revoked=revoked)
+    responder.start("-ndays", "1")
+    here = place(checks=f"verifyChain = yes\nCAfile = {authority.cert}\nOCSP = {responder.url}")
+    back_again(here, version, pem, where)
+
+
+@VERSIONS
+@pytest.mark.parametrize("who, where", [("good", IN), ("nobody", OUT)])
+def test_a_virtual_host_has_its_own_target(bench, pki, context, clients, version, who, where):
+    """Sessions of the section in front of it do not count there."""
+    front, inside, outside = (bench.server(name(text)) for text in ("<front>", IN, OUT))
+    port = bench.ports()
+    proxy = bench.proxy(f"{SECRETS}\ncert = {pki.ec_pem}\n[front]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{front.port}\n"
+                        f"[host]\nsni = front:host.test\nconnect = 127.0.0.1:{inside.port}\nredirect = 127.0.0.1:{outside.port}\n"
+                        f"verifyChain = yes\nCAfile = {pki.ca}\n")
+
+    def visit(server_name, session):
+        with peers.TlsClient(port, context(version, clients[who]), server_name=server_name, session=session) as client:
+            reused, answer = client.tls.session_reused, client.recv()
+            session = client.tls.session
+            client.bye()
+        return answer.decode(), session, reused
+    led, session, _ = visit("elsewhere.test", None)
+    assert led == "<front>"
+    led, host_session, reused = visit("host.test", session)
+    assert led == where and not reused
+    assert visit("host.test", host_session)[::2] == (where, True)
+    assert visit("elsewhere.test", host_session)[::2] == ("<front>", False)
+    proxy.wait_log(r"LOG5\[\d+\]: SNI: switched to service \[host\]")
+
+
+def test_it_is_counted(bench, place, clients):
+    admin = bench.ports()
+    here = place(head=f"admin = {admin}")
+    for who in ("good", "nobody", "stranger"):
+        here.visit(V13, clients[who])
+    text = urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=20).read().decode()
+    counts = re.findall(r'(?m)^tlsplice_connections_redirected_total\{[^}]*service="s"[^}]*\} (\d+)$', text)
+    assert sum(map(int, counts)) == 2
 
 
 # --- where it leads ---

@@ -196,6 +196,35 @@ def test_secrets_are_shared_with_stunnel(bench, stunnel, version):
     assert resumes(bench, ours.port, back.session, version).reused
 
 
+# --- other clients ---
+
+
+@pytest.mark.san
+@VERSIONS
+@pytest.mark.parametrize("store", ["", "options = NO_TICKET"])
+def test_gnutls_resumes(bench, need, version, store):
+    proxy = bench.tls_server(store, backend=bench.server(name("hello\n")))
+    done = subprocess.run([need("gnutls-cli"), "--insecure", "--resume", "--waitresumption", "--priority",
+                           f"NORMAL:-VERS-ALL:+VERS-TLS1.{2 if version == V12 else 3}", "-p", str(proxy.port), "127.0.0.1"], input=b"",
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW)
+    assert b"This is a resumed session" in done.stdout, done.stdout.decode(errors="replace")
+    proxy.wait_log(r"LOG6\[1\]: TLS accepted: previous session reused")
+
+
+@pytest.mark.san
+@VERSIONS
+def test_openssl_resumes_again_and_again(bench, tmp_path, version):
+    """A session file that is written anew by each connection."""
+    proxy = bench.tls_server(SECRETS, backend=bench.server(name("hello\n")))
+    path = tmp_path / "session"
+    for turn in range(4):
+        how = ["-sess_in", str(path)] if turn else []
+        done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{proxy.port}", *how, "-sess_out", str(path), "-ign_eof",
+                               "-tls1_2" if version == V12 else "-tls1_3"], input=b"", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=60 * SLOW)
+        assert (b"Reused, TLSv1." if turn else b"New, TLSv1.") in done.stdout, done.stdout.decode(errors="replace")
+
+
 # --- ticketKeyFile ---
 
 
