@@ -120,7 +120,7 @@ Test(session_data, policies)
 	const struct section changes[] = {
 		{.name = "t"},
 		{.name = "s", .require_cert = true},
-		{.name = "s", .ca_path = "/x"},
+		{.name = "s", .ocsp = "http://x"},
 		{.name = "s", .check_host = {list, 2}},
 		{.name = "s", .psk_identity = "i"},
 	};
