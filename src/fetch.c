@@ -4,6 +4,7 @@
  */
 #include "fetch.h"
 
+#include "coro.h"
 #include "log.h"
 
 #include <errno.h>
@@ -50,15 +51,43 @@ static int take_url(const struct fetch *f, const char *text, struct ocsp_url *ur
 	return error;
 }
 
+/* A number need not wait for the resolver, which may be busy with names. */
+struct number {
+	const char *target;
+	struct addr_list list;
+};
+
+static void resolve_number(void *arg)
+{
+	struct number *n = arg;
+
+	if (addr_is_numeric(n->target))
+		addr_resolve(n->target, ADDR_ACTIVE, &n->list);
+}
+
+static int look_up(struct fetch *f, const char *target, struct addr_list *list)
+{
+	struct number number = {.target = target};
+	struct lookup_names names = {.names = &target, .count = 1, .background = f->background};
+	int wrong, error;
+
+	coro_call(resolve_number, &number);
+	*list = number.list;
+	if (list->count)
+		return 0;
+	error = lookup_await(f->lookup, f->worker, f->wait, &names, list, &wrong);
+	if (wrong)
+		fetch_log(f, LOG_ERR, "Error resolving \"%s\": %s", target, gai_strerror(wrong));
+	return f->expired ? -ETIMEDOUT : error;
+}
+
 /* One address is tried: the first of IPv4, else the first. */
 static int resolve(struct fetch *f, const char *target, struct addr *addr)
 {
 	struct addr_list list = {0};
 	size_t chosen = 0;
-	int wrong, error = lookup_await(f->lookup, f->worker, f->wait, &target, 1, &list, &wrong);
+	int error = look_up(f, target, &list);
 
-	if (f->expired)
-		error = -ETIMEDOUT;
 	if (!error && list.count == 0)
 		error = -ENOENT;
 	if (!error) {
@@ -67,8 +96,6 @@ static int resolve(struct fetch *f, const char *target, struct addr *addr)
 		*addr = list.addrs[chosen < list.count ? chosen : 0];
 	}
 	addr_list_free(&list);
-	if (wrong)
-		fetch_log(f, LOG_ERR, "Error resolving \"%s\": %s", target, gai_strerror(wrong));
 	if (error && error != -ECANCELED)
 		fetch_log(f, LOG_ERR, "OCSP: Failed to resolve the OCSP responder address");
 	return error;
@@ -192,8 +219,10 @@ int fetch(struct fetch *f, const char *url, const unsigned char *request, size_t
 		return error;
 	f->expired = false;
 	f->deadline.expired = expired;
-	if (timer_arm(&f->worker->timers, &f->deadline, when_ms) < 0)
+	if (timer_arm(&f->worker->timers, &f->deadline, when_ms) < 0) {
+		fetch_log(f, LOG_ERR, "OCSP: No memory for a time-out");
 		return -ENOMEM;
+	}
 	error = converse(f, &parsed, request, n, reply);
 	timer_disarm(&f->worker->timers, &f->deadline);
 	return error;

@@ -19,7 +19,8 @@ struct fetch {
 	struct lookup **lookup;
 	const char *log_id;
 	int debug;
-	int timeout_s; /* for all of it; 0 or less: expired at once */
+	int timeout_s;   /* for all of it; 0 or less: expired at once */
+	bool background; /* no connection waits for it */
 
 	/* its own */
 	struct timer deadline;

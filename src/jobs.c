@@ -1,5 +1,5 @@
 /*
- * Job pool: one queue, a few threads that take from it. See jobs.h for who may do what on which thread.
+ * Job pool: a queue, another for what can wait, and a few threads that take from them. See jobs.h for who may do what on which thread.
  * Any thread may submit; starting and stopping is the main thread's.
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -14,7 +14,8 @@
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
-	struct list queue;
+	struct list queue, background;
+	bool in_background; /* a thread works on such a job */
 	bool stopping;
 	pthread_t *threads;
 	unsigned count;
@@ -23,20 +24,31 @@ static struct {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.wake = PTHREAD_COND_INITIALIZER,
 	.queue = {&pool.queue, &pool.queue},
+	.background = {&pool.background, &pool.background},
 };
 
-/* The next job; NULL when the queue is empty and we are to stop. */
+/* The next job that may be worked on now, or NULL. */
+static struct job *take(void)
+{
+	struct list *from = !list_empty(&pool.queue) ? &pool.queue : &pool.background;
+	struct job *job;
+
+	if (list_empty(from) || (from == &pool.background && pool.in_background))
+		return NULL;
+	job = list_first(from, struct job, link);
+	list_remove(&job->link);
+	pool.in_background |= job->background;
+	return job;
+}
+
+/* The next job; NULL when the queues are empty and we are to stop. */
 static struct job *job_next(void)
 {
-	struct job *job = NULL;
+	struct job *job;
 
 	pthread_mutex_lock(&pool.lock);
-	while (list_empty(&pool.queue) && !pool.stopping)
+	while (!(job = take()) && !(pool.stopping && list_empty(&pool.background)))
 		pthread_cond_wait(&pool.wake, &pool.lock);
-	if (!list_empty(&pool.queue)) {
-		job = list_first(&pool.queue, struct job, link);
-		list_remove(&job->link);
-	}
 	pthread_mutex_unlock(&pool.lock);
 	return job;
 }
@@ -48,11 +60,16 @@ static void *pool_run(void *unused)
 	(void)unused;
 	while ((job = job_next()) != NULL) {
 		void (*done)(struct job *) = job->done;
+		bool background = job->background;
 
 		job->work(job);
 		done(job);
 		pthread_mutex_lock(&pool.lock);
 		pool.pending--;
+		if (background) {
+			pool.in_background = false;
+			pthread_cond_broadcast(&pool.wake);
+		}
 		pthread_mutex_unlock(&pool.lock);
 	}
 	return NULL;
@@ -79,7 +96,7 @@ int jobs_start(unsigned threads)
 void jobs_submit(struct job *job)
 {
 	pthread_mutex_lock(&pool.lock);
-	list_append(&pool.queue, &job->link);
+	list_append(job->background ? &pool.background : &pool.queue, &job->link);
 	pool.pending++;
 	pthread_mutex_unlock(&pool.lock);
 	pthread_cond_signal(&pool.wake);

@@ -8,16 +8,19 @@
 
 #include "list.h"
 
+#include <stdbool.h>
+
 struct job {
 	struct list link;           /* the pool's */
 	void (*work)(struct job *); /* on a pool thread, may block */
 	void (*done)(struct job *); /* on the same thread right after */
+	bool background;            /* nobody waits for it: one of these at a time, and after all others that are queued */
 };
 
 /* Starts `threads` pool threads with all signals blocked. Returns 0 or -errno. */
 int jobs_start(unsigned threads);
 
-/* Queues a job, which must stay valid until `done` was called. First in, first out. */
+/* Queues a job, which must stay valid until `done` was called. First in, first out, but for what is in the background. */
 void jobs_submit(struct job *job);
 
 /* Jobs queued or being worked on. */

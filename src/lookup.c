@@ -8,6 +8,7 @@
 #include "jobs.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct lookup {
 	struct message message;
 	struct worker *worker;
 	struct ring_wait *wait; /* NULL: abandoned */
+	atomic_bool abandoned;  /* the same, for the pool's thread */
 	struct addr_list addrs;
 	int error; /* EAI_ code of the last name that could not be resolved */
 	size_t count;
@@ -36,7 +38,7 @@ static void lookup_work(struct job *job)
 {
 	struct lookup *l = container_of(job, struct lookup, job);
 
-	for (size_t i = 0; i < l->count; i++) {
+	for (size_t i = 0; i < l->count && !atomic_load(&l->abandoned); i++) {
 		int error = addr_resolve(l->names[i], ADDR_ACTIVE, &l->addrs);
 
 		if (error)
@@ -65,9 +67,9 @@ static void lookup_deliver(struct worker *w, struct message *message)
 	coro_resume(l->wait->coro);
 }
 
-static struct lookup *lookup_new(struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count)
+static struct lookup *lookup_new(struct worker *worker, struct ring_wait *wait, const struct lookup_names *names)
 {
-	struct lookup *l = calloc(1, sizeof(*l) + count * sizeof(char *));
+	struct lookup *l = calloc(1, sizeof(*l) + names->count * sizeof(char *));
 
 	if (!l)
 		return NULL;
@@ -76,8 +78,9 @@ static struct lookup *lookup_new(struct worker *worker, struct ring_wait *wait, 
 	l->message.deliver = lookup_deliver;
 	l->worker = worker;
 	l->wait = wait;
-	for (; l->count < count; l->count++) {
-		l->names[l->count] = strdup(names[l->count]);
+	l->job.background = names->background;
+	for (; l->count < names->count; l->count++) {
+		l->names[l->count] = strdup(names->names[l->count]);
 		if (!l->names[l->count]) {
 			lookup_free(l);
 			return NULL;
@@ -91,15 +94,16 @@ void lookup_abandon(struct lookup **slot)
 	struct ring_wait *wait = (*slot)->wait;
 
 	(*slot)->wait = NULL;
+	atomic_store(&(*slot)->abandoned, true);
 	*slot = NULL;
 	wait->result.res = -ECANCELED;
 	coro_resume(wait->coro);
 }
 
-int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count,
+int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const struct lookup_names *names,
                  struct addr_list *list, int *error)
 {
-	struct lookup *l = lookup_new(worker, wait, names, count);
+	struct lookup *l = lookup_new(worker, wait, names);
 
 	*error = 0;
 	if (!l)

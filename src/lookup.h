@@ -12,12 +12,18 @@
 
 struct lookup;
 
+struct lookup_names {
+	const char *const *names;
+	size_t count;
+	bool background; /* no connection waits for it, and none is to wait because of it */
+};
+
 /*
  * Suspends the running coroutine until the names (as addr_resolve() reads them, ADDR_ACTIVE) are looked up, and puts what was found into `list`, which is empty.
  * While it waits, *slot is the lookup; `wait` is the coroutine's. *error: the EAI_ code of the last name that could not be resolved, or 0.
  * Returns 0, -ENOMEM, or -ECANCELED after lookup_abandon(). The names are copied.
  */
-int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const char *const *names, size_t count,
+int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const struct lookup_names *names,
                  struct addr_list *list, int *error);
 
 /* Ends the wait of the coroutine, which runs at once; a lookup that goes on will find nobody waiting. */

@@ -77,6 +77,7 @@ static bool ask(struct stapler *s, const char *url)
 		.log_id = log_id,
 		.debug = conf->debug,
 		.timeout_s = conf->timeout_ocsp_s,
+		.background = true,
 	};
 	struct ocsp_reply reply = {0};
 	struct answer answer = {.stapler = s, .reply = &reply};

@@ -133,6 +133,16 @@ def test_certificate_without_responder(bench):
     proxy.wait_log("LOG6.*OCSP: No OCSP stapling response to send")
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_smallest_stack(bench, authority, host):
+    """Fetching needs no more room than the set-up of a connection."""
+    responder = Responder(bench, authority)
+    url = f"http://{host}:{responder.port}/" + "p" * 1500
+    proxy = bench.tls_server(pem=authority.pem("server", authority.cert, aia=url), extra="stack = 16384")
+    wait_cached(proxy)
+    assert stapled(proxy.port) == "good"
+
+
 def test_delegated_signer(bench, authority):
     """RFC 6960 4.2.2.2: the CA lets another key sign. The certificate comes with the response."""
     signer = authority.responder()

@@ -59,6 +59,14 @@ static void on_wait(struct job *job)
 		;
 }
 
+static atomic_uint backgrounds;
+
+static void on_work_done(struct job *job)
+{
+	(void)job;
+	backgrounds++;
+}
+
 static void submit_all(void)
 {
 	for (unsigned i = 0; i < JOBS; i++) {
@@ -114,6 +122,34 @@ Test(jobs, a_blocked_job_blocks_one_thread)
 	sem_post(&gate);
 	sem_post(&gate);
 	jobs_stop();
+}
+
+/* Those in the background come last, and leave the other threads alone; none is lost at the end. */
+Test(jobs, background)
+{
+	static struct job blocked[3] = {
+		{.work = on_wait, .done = on_work_done, .background = true},
+		{.work = on_wait, .done = on_work_done, .background = true},
+		{.work = on_wait, .done = on_work_done, .background = true},
+	};
+
+	sem_init(&gate, 0, 0);
+	cr_assert_eq(jobs_start(2), 0);
+	for (unsigned i = 0; i < 3; i++)
+		jobs_submit(&blocked[i]);
+	submit_all();
+	while (finished < JOBS)
+		usleep(1000);
+	check_all();
+	while (jobs_pending() > 3)
+		usleep(1000);
+	cr_assert_eq(jobs_pending(), 3);
+	cr_assert_eq(backgrounds, 0);
+	for (unsigned i = 0; i < 3; i++)
+		sem_post(&gate);
+	jobs_stop();
+	cr_assert_eq(backgrounds, 3);
+	cr_assert_eq(jobs_pending(), 0);
 }
 
 Test(jobs, can_start_again)
