@@ -22,6 +22,7 @@ enum {
 	FAMILY_IPV4 = 4,
 	FAMILY_IPV6 = 6,
 	FAMILY_UNIX = 1,
+	ID_CONTEXT_MAX = 32, /* bytes of a section's name that a session is bound to without our doing; a longer one says it itself */
 	PATH_AT = offsetof(struct sockaddr_un, sun_path),
 };
 
@@ -147,6 +148,6 @@ bool tls_policy_of(const struct section *section, const struct tls_trust *trust,
 	if (ok)
 		memcpy(policy->hash, digest, POLICY_SIZE);
 	policy->plain = !section->request_cert && !section->require_cert && !section->verify_chain && !section->verify_peer &&
-	                !section->psk_secrets;
+	                !section->psk_secrets && strlen(section->name) <= ID_CONTEXT_MAX;
 	return ok;
 }

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from conftest import TOOLS
-from peers import connect, echo, read_exactly, server_context
+from peers import client_context, connect, echo, name, read_exactly, server_context
 from proxy import BINARY, SLOW, TOP, WRAPPER, listening_ports, until
 
 CONFIGS = sorted(name for name in os.listdir(os.path.join(TOP, "configs")) if name.endswith(".conf"))
@@ -49,6 +49,20 @@ def test_quickstart(bench, pki):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30 * SLOW)
     assert page.returncode == 0 and b"<html" in page.stdout.lower(), page.stdout
     assert b"https" in page.stdout
+
+
+@pytest.mark.ours
+@pytest.mark.san
+def test_virtual_hosts(bench, pki):
+    moved = Moved(bench, pki, "virtual-hosts.conf")
+    for number in 8081, 8143, 8082:
+        bench.server(name(str(number)), address=moved.ports[number])
+    moved.start(bench)
+    for server_name, protocol, backend in [("www.example.com", "http/1.1", b"8081"), ("mail.example.net", "imap", b"8143"),
+                                           ("x.example.net", "x", b"8082"), ("y.example.org", "x", b"8082")]:
+        context = client_context()
+        context.set_alpn_protocols([protocol])
+        assert bench.client(moved.ports[8452], context, server_name=server_name).recv() == backend
 
 
 @pytest.mark.san

@@ -499,3 +499,81 @@ def test_session_of_one_trust_is_none_of_another(bench, pki, version, options):
     assert not is_let_in(hosts, "three", context, session_of(hosts, "one", context))
     assert hosts.backends["three"].accepted == 0
     assert resumes(hosts, "two", context, session_of(hosts, "one", context)) == (False, "two")
+
+
+# --- with what else a section has ---
+
+
+SHARED = "ticketKeySecret = 00112233445566778899aabbccddeeff\nticketMacSecret = ffeeddccbbaa99887766554433221100"
+
+
+@pytest.mark.ours
+@VERSIONS
+def test_ticket_keys_in_common_open_no_door(bench, pki, version):
+    """All sections have the same ticket keys, and names that begin alike: a ticket is still only good where it was made."""
+    long = "a-name-whose-first-32-bytes-are-the-same-"
+    port, backends = bench.ports(), {each: bench.server(name(each)) for each in ("p", "one", "two")}
+    bench.proxy(f"cert = {pki.ec_pem}\n{SHARED}\n[{long}p]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backends['p'].port}\n" + "".join(
+        f"[{long}{each}]\nsni = {long}p:{each}\nconnect = 127.0.0.1:{backends[each].port}\n{options}\n" for each, options in
+        (("one", f"verifyChain = yes\nCAfile = {pki.ca}"), ("two", ""))))
+
+    def visit(server_name, context, session=None):
+        client = bench.client(port, context, server_name=server_name, session=session)
+        answer, reused, ticket = client.recv().decode(), client.tls.session_reused, client.tls.session
+        client.bye()
+        return answer, reused, ticket
+
+    context = client_context(version=version)
+    for server_name, section in ("elsewhere", "p"), ("two", "two"):
+        answer, _, session = visit(server_name, context)
+        assert answer == section
+        assert visit(server_name, context, session)[:2] == (section, True)
+        _, _, session = visit(server_name, context)
+        with pytest.raises((ssl.SSLError, OSError)):
+            visit("one", context, session)
+        assert backends["one"].accepted == 0
+    _, _, session = visit("elsewhere", context)
+    assert visit("two", context, session)[:2] == ("two", False)
+
+
+@pytest.mark.ours
+@VERSIONS
+def test_redirect_of_a_virtual_host(bench, pki, version):
+    """Clients without a certificate go where the virtual host says, resumed or not; the primary has no such place."""
+    elsewhere = bench.server(name("elsewhere"))
+    hosts = Hosts(bench, {"one": f"sni = p:one\nverifyChain = yes\nCAfile = {pki.ca}\nredirect = 127.0.0.1:{elsewhere.port}"})
+    without, with_one = client_context(version=version), client_context(version=version, certificate=pki.client_pem)
+    assert hosts.who("one", with_one) == "one" and hosts.who("one", without) == "elsewhere" and hosts.who("x", without) == "p"
+    session = session_of(hosts, "one", without)
+    assert resumes(hosts, "one", without, session) == (True, "elsewhere")
+    assert resumes(hosts, "one", without, session_of(hosts, "x", without)) == (False, "elsewhere")
+
+
+@pytest.mark.ours
+def test_certificate_of_a_virtual_host_changes(bench, pki, tmp_path):
+    pem = tmp_path / "changing.pem"
+
+    def put(path):
+        with open(path) as source:
+            pem.write_text(source.read())
+        pem.chmod(0o600)
+
+    put(pki.rsa_pem)
+    hosts = Hosts(bench, {"one": f"sni = p:one\ncert = {pem}\ncertReload = yes"})
+    before = hosts.client("one").tls.getpeercert(True)
+    put(pki.chain_pem)
+    hosts.proxy.wait_log(r"Service \[one\]: changed files of certificates loaded")
+    until(lambda: hosts.client("one").tls.getpeercert(True) != before, what="the new certificate")
+    assert hosts.who("one") == "one" and hosts.who("x") == "p"
+
+
+@VERSIONS
+def test_upstream_is_the_virtual_host_s(bench, version):
+    """Its addresses and its rule, with the session's memory of them where that is the section's."""
+    hosts = Hosts(bench, {})
+    a, b = bench.server(name("a")).port, bench.server(name("b")).port
+    text = hosts.text({}) + f"[one]\nsni = p:one\nconnect = 127.0.0.1:{a}\nconnect = 127.0.0.1:{b}\nfailover = rr\n"
+    assert hosts.proxy.hup(text)
+    context = client_context(version=version)
+    assert {hosts.who("one", context) for _ in range(4)} == {"a", "b"}
+    assert hosts.who("x", context) == "p"

@@ -279,3 +279,60 @@ Test(hello, no_endless_hello)
 	tls_library_free(library);
 	bufs_free(&bufs);
 }
+
+/* --- faults --- */
+
+#ifdef RING_FAULTS
+/* A handshake up to the server's answer, in which anything may fail; false if something did. */
+static bool greeting_survives(struct tls_context *const contexts[2], SSL_CTX *ctx)
+{
+	struct tls server = {.log_id = "test", .peer = &peer};
+	struct queue in = {0}, out = {0};
+	SSL *client = client_new(ctx, "v");
+	char bytes[4096];
+	int n = BIO_read(SSL_get_wbio(client), bytes, sizeof(bytes));
+	bool ok = tls_start(&server, contexts[0], &bufs, &in, &out, "") == 0 && queue_write(&in, &bufs, bytes, (size_t)n) == 0;
+	enum tls_progress progress = ok ? tls_handshake(&server) : TLS_FAILED;
+
+	if (progress == TLS_CHOSE)
+		progress = tls_switch(&server, contexts[1]) == 0 ? tls_handshake(&server) : TLS_FAILED;
+	tls_end(&server);
+	queue_clear(&in, &bufs);
+	queue_clear(&out, &bufs);
+	SSL_free(client);
+	return progress == TLS_WANTS_BYTES;
+}
+
+Test(hello, no_memory_for_chunks)
+{
+	struct tls_library *library = tls_library_new();
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	struct tls_context *contexts[2];
+	struct config *config;
+	unsigned long nth;
+
+	make_identity("a.pem", NULL);
+	config = load_format(TWO, scratch("a.pem"), scratch("a.pem"));
+	contexts[0] = context_new(config->sections, library);
+	contexts[1] = context_new(config->sections->next, library);
+	cr_assert(greeting_survives(contexts, ctx));
+	for (nth = 1; nth < 100; nth++) {
+		bool survived;
+
+		chunk_fail_nth(nth, 1);
+		survived = greeting_survives(contexts, ctx);
+		chunk_fail_nth(0, 0);
+		hear_stderr(log_dump_kept);
+		cr_assert_eq(bufs.lent[CHUNK_SMALL] + bufs.lent[CHUNK_BIG], 0);
+		if (survived)
+			break;
+	}
+	cr_assert(nth > 2 && nth < 100, "%lu", nth);
+	for (int i = 0; i < 2; i++)
+		tls_context_free(contexts[i]);
+	SSL_CTX_free(ctx);
+	config_free(config);
+	tls_library_free(library);
+	bufs_free(&bufs);
+}
+#endif

@@ -117,6 +117,7 @@ static bool differ(const struct section *a, const struct section *b)
 Test(session_data, policies)
 {
 	const struct section plain = {.name = "s", .session_cache_timeout_s = 300};
+	const struct section long_name = {.name = "a name of more bytes than a session's context"};
 	const struct section changes[] = {
 		{.name = "t"},
 		{.name = "s", .require_cert = true},
@@ -130,6 +131,7 @@ Test(session_data, policies)
 	cr_assert_not(differ(&plain, &s));
 	cr_assert(policy_of(&plain).plain);
 	cr_assert_not(policy_of(&changes[1]).plain);
+	cr_assert_not(policy_of(&long_name).plain, "another one's may begin alike");
 	for (unsigned i = 0; i < sizeof(changes) / sizeof(*changes); i++)
 		for (unsigned j = 0; j <= i; j++)
 			cr_assert_eq(differ(j < i ? &changes[j] : &plain, &changes[i]), true, "%u %u", i, j);
