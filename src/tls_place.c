@@ -44,17 +44,24 @@ bool place_has_loader(const char *place)
 	return loader != NULL;
 }
 
-/* RFC 7512 2.4: pin-value may stand anywhere behind the question mark, and people put it elsewhere. */
+/* RFC 7512 2.4: pin-value stands behind the question mark, and people put it elsewhere. */
 const char *place_text(const char *place, char text[PLACE_TEXT_MAX])
 {
 	static const char name[] = "pin-value=";
-	const char *pin = strcasestr(place, name), *rest = "";
+	size_t used = 0;
 
-	if (pin) {
-		pin += strlen(name);
-		rest = pin + strcspn(pin, ";&?");
+	while (*place && used < PLACE_TEXT_MAX - 1) {
+		bool pin = strncasecmp(place, name, strlen(name)) == 0;
+
+		if (!pin) {
+			text[used++] = *place++;
+			continue;
+		}
+		used += (size_t)snprintf(text + used, PLACE_TEXT_MAX - used, "%.*s...", (int)strlen(name), place);
+		place += strlen(name);
+		place += strcspn(place, ";&?");
 	}
-	snprintf(text, PLACE_TEXT_MAX, "%.*s%s%s", pin ? (int)(pin - place) : (int)strlen(place), place, pin ? "..." : "", rest);
+	text[used < PLACE_TEXT_MAX ? used : PLACE_TEXT_MAX - 1] = '\0';
 	return text;
 }
 

@@ -7,6 +7,7 @@
 
 #include "log.h"
 #include "tls_engine.h"
+#include "tls_place.h"
 #include "tls_verify.h"
 
 #include <dirent.h>
@@ -276,6 +277,7 @@ static bool load_ca_uri(struct tls_trust *t, const char *uri, bool below)
 /* It is read as a whole, now: what cannot be read must not look like a store that trusts nobody. */
 static bool load_ca_store(struct tls_trust *t, const struct section *s)
 {
+	char text[PLACE_TEXT_MAX];
 	size_t before = t->count;
 
 	if (!s->ca_store)
@@ -285,13 +287,14 @@ static bool load_ca_store(struct tls_trust *t, const struct section *s)
 		return true;
 	if (ERR_peek_error())
 		tls_log_errors(LOG_ERR, NULL, "OSSL_STORE_open", NULL);
-	log_global(LOG_ERR, "Failed to load CA certificates from: %s", s->ca_store);
+	log_global(LOG_ERR, "Failed to load CA certificates from: %s", place_text(s->ca_store, text));
 	return false;
 }
 
 /* By the ids that they have in the section's engine. */
 static bool load_ca_engine(struct tls_trust *t, const struct section *s)
 {
+	char text[PLACE_TEXT_MAX];
 	bool ok = true;
 
 	for (size_t i = 0; ok && i < s->ca_engine.count; i++) {
@@ -304,7 +307,7 @@ static bool load_ca_engine(struct tls_trust *t, const struct section *s)
 		if (ok)
 			continue;
 		tls_log_errors(LOG_ERR, NULL, "ENGINE_ctrl_cmd", NULL);
-		log_global(LOG_ERR, "Failed to load CA certificate from engine ID: %s", s->ca_engine.texts[i]);
+		log_global(LOG_ERR, "Failed to load CA certificate from engine ID: %s", place_text(s->ca_engine.texts[i], text));
 	}
 	return ok;
 }

@@ -278,6 +278,84 @@ def test_each_section_for_itself(bench, tmp_path, first, second, third):
     assert [served(bench, port) for port in ports[1:]] == [second.der, first.der]
 
 
+def lets_in(bench, proxy, certificate, session=None):
+    """Whether the holder of a certificate is served, and the session that it got."""
+    try:
+        client = bench.client(proxy.port, client_context(certificate=certificate) if session is None else session[0],
+                              session=session and session[1])
+        client.ping()
+    except (ssl.SSLError, OSError, EOFError, AssertionError):
+        return None
+    found = client.tls.context, client.tls.session, client.tls.session_reused
+    client.bye()
+    return found
+
+
+def test_a_changed_revocation_list_counts(bench, pki, tmp_path):
+    """For handshakes, and for sessions from before; one that cannot be read changes nothing."""
+    trust = pki.trust
+    trust.issue("reload-fine", issuer="root")
+    trust.issue("reload-revoked", issuer="root")
+    trust.crl("reload-none", "root")
+    trust.crl("reload-some", "root", revoked=["reload-revoked"])
+    path = tmp_path / "list.crl"
+    shutil.copy(trust.path("reload-none.crl"), path)
+    proxy = bench.tls_server(f"verifyChain = yes\nCAfile = {trust.crt('root')}\nCRLfile = {path}\ncertReload = yes")
+    session = lets_in(bench, proxy, trust.pem("reload-revoked"))
+    assert session and lets_in(bench, proxy, trust.pem("reload-fine"))
+    path.write_text(open(trust.path("reload-some.crl")).read()[:200])
+    proxy.wait_log(KEPT)
+    proxy.wait_log(r"LOG4\[\w+\]: Failed to load .*list\.crl revocation lookup file")
+    assert lets_in(bench, proxy, trust.pem("reload-revoked"))
+    shutil.copy(trust.path("reload-some.crl"), path)
+    proxy.wait_log(LOADED)
+    assert not lets_in(bench, proxy, trust.pem("reload-revoked"))
+    assert not lets_in(bench, proxy, None, session)
+    assert lets_in(bench, proxy, trust.pem("reload-fine"))
+
+
+@pytest.mark.parametrize("what", ["CAfile", "CAstore"])
+def test_changed_cas_count(bench, pki, tmp_path, what):
+    trust, path = pki.trust, tmp_path / "ca.pem"
+    trust.issue("reload-fine", issuer="root")
+    trust.issue("reload-other", issuer="other")
+    shutil.copy(trust.crt("root"), path)
+    proxy = bench.tls_server(f"verifyChain = yes\n{what} = {'file:' if what == 'CAstore' else ''}{path}\ncertReload = yes")
+    assert lets_in(bench, proxy, trust.pem("reload-fine")) and not lets_in(bench, proxy, trust.pem("reload-other"))
+    shutil.copy(trust.crt("other"), path)
+    proxy.wait_log(LOADED)
+    assert not lets_in(bench, proxy, trust.pem("reload-fine")) and lets_in(bench, proxy, trust.pem("reload-other"))
+    path.write_text("")
+    proxy.wait_log(KEPT)
+    assert lets_in(bench, proxy, trust.pem("reload-other"))
+
+
+def test_a_virtual_hosts_certificate_changes(bench, tmp_path, first, second, third):
+    """The primary section stays as it is, and the other way round."""
+    host, primary, port = str(tmp_path / "host.pem"), str(tmp_path / "primary.pem"), bench.ports()
+    backend = bench.server(echo)
+    write(host, first.text)
+    write(primary, third.text)
+    proxy = bench.proxy(f"certReload = yes\n[p]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {primary}\n"
+                        f"[s]\nsni = p:www.example.test\nconnect = 127.0.0.1:{backend.port}\ncert = {host}\n")
+
+    def certificates():
+        found = []
+        for name in ("www.example.test", "other.example.test"):
+            client = bench.client(port, client_context(), server_name=name).ping()
+            found.append(client.tls.getpeercert(binary_form=True))
+            client.bye()
+        return found
+
+    assert certificates() == [first.der, third.der]
+    write(host, second.text)
+    proxy.wait_log(LOADED)
+    assert certificates() == [second.der, third.der]
+    write(primary, first.text)
+    proxy.wait_log(LOADED.replace(r"\[s\]", r"\[p\]"))
+    assert certificates() == [second.der, first.der]
+
+
 def test_a_known_pass_phrase_is_used_and_none_is_asked_for(bench, pki, tmp_path, first):
     """The proxy serves: nobody would answer."""
     config, path, port = tmp_path / "ask.conf", str(tmp_path / "encrypted.pem"), bench.ports()

@@ -17,7 +17,7 @@ from pki import openssl
 from proxy import BINARY, SLOW, WRAPPER, until
 from test_tls import Terminal
 
-pytestmark = pytest.mark.ours
+pytestmark = [pytest.mark.ours, pytest.mark.san]
 
 MODULES = os.path.join(os.path.dirname(TOOLS), "modules")
 PIN = "4711"
@@ -93,7 +93,6 @@ def without_pin(text, pin=PIN):
 # --- tokens by the engine of libp11 ---
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("label", ["rsa", "ec"])
 def test_a_key_in_a_token_serves_from_all_workers(bench, pki, token, label):
     proxy = bench.tls_server(token.keys(label) + "logId = thread", pem=token.uri(label, "cert"), head=token.head() + "workers = 3")
@@ -114,7 +113,6 @@ def test_a_key_in_a_token_serves_from_all_workers(bench, pki, token, label):
     without_pin(proxy.log())
 
 
-@pytest.mark.san
 def test_many_handshakes_at_once_with_one_token(bench, pki, token, tools):
     port = bench.ports()
     bench.run([tools + "/echo", str(port)])
@@ -126,14 +124,12 @@ def test_many_handshakes_at_once_with_one_token(bench, pki, token, tools):
     assert int(re.search(r"ok (\d+) failed 0", out).group(1)) > 8, out
 
 
-@pytest.mark.san
 def test_a_certificate_file_with_its_key_in_a_token(bench, pki, token):
     proxy = bench.tls_server(token.keys("ec"), pem=pki.ec, head=token.head())
     assert proxy.lines(f"LOG6.*Certificate loaded from: {pki.ec}")
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_rsa_and_ecdsa_in_one_section(bench, pki, token):
     """One key in the token, one in a file."""
     proxy = bench.tls_server(f"cert = {pki.rsa_pem}\n" + token.keys("ec"), pem=token.uri("ec", "cert"), head=token.head())
@@ -142,7 +138,6 @@ def test_rsa_and_ecdsa_in_one_section(bench, pki, token):
         bench.client(proxy.port, context, server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_both_keys_in_the_token(bench, pki, token):
     """The key of a further certificate has the certificate's id, but for the type."""
     rsa = f"pkcs11:token={token.label};object=rsa"
@@ -152,13 +147,11 @@ def test_both_keys_in_the_token(bench, pki, token):
         bench.client(proxy.port, context, server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_the_engine_by_its_number(bench, pki, token):
     proxy = bench.tls_server(token.keys("ec").replace("engineId = pkcs11", "engineNum = 1"), pem=pki.ec, head=token.head())
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_the_engine_by_its_file(bench, pki, token):
     """`dynamic` becomes the engine that it loads."""
     head = token.head().replace("engine = pkcs11", f"engine = dynamic\nengineCtrl = SO_PATH:{token.engine}\nengineCtrl = ID:pkcs11\n"
@@ -168,7 +161,6 @@ def test_the_engine_by_its_file(bench, pki, token):
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_a_client_certificate_in_a_token(bench, pki, token):
     context = server_context(pki.ec_pem)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -180,7 +172,6 @@ def test_a_client_certificate_in_a_token(bench, pki, token):
         assert sock.recv(4) == b"ping"
 
 
-@pytest.mark.san
 def test_ca_certificates_in_a_token(bench, pki, token):
     extra = token.keys("ec") + f"verifyChain = yes\nCAengine = {token.uri('ca', 'cert')}"
     proxy = bench.tls_server(extra, pem=pki.ec, head=token.head())
@@ -193,7 +184,6 @@ def test_ca_certificates_in_a_token(bench, pki, token):
     assert "Failed to load CA certificate from engine ID: pkcs11:token=tok;object=nobody" in out
 
 
-@pytest.mark.san
 def test_a_wrong_pin(bench, pki, token):
     out = bench.refused(f"{token.head('9999')}[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec}\n" +
                         token.keys("ec"))
@@ -202,7 +192,6 @@ def test_a_wrong_pin(bench, pki, token):
     without_pin(out, "9999")
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("what", ["token", "object", "module"])
 def test_what_is_missing(bench, pki, token, what):
     keys, head = token.keys("ec"), token.head()
@@ -218,7 +207,6 @@ def test_what_is_missing(bench, pki, token, what):
     without_pin(out)
 
 
-@pytest.mark.san
 def test_a_pin_in_the_uri_is_not_logged(bench, pki, token):
     keys = token.keys("ec").replace("type=private", f"type=private;pin-value={PIN}")
     proxy = bench.tls_server(keys, pem=pki.ec, head=token.head(pin=None))
@@ -237,7 +225,6 @@ def ask(bench, tmp_path, text, port, answer, prompt):
     return terminal
 
 
-@pytest.mark.san
 def test_the_pin_is_asked_for_once(bench, pki, token, tmp_path):
     port, backend = bench.ports(), bench.server(echo)
     text = f"{token.head(pin=None)}[s]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {pki.ec}\n" + token.keys("ec")
@@ -256,7 +243,6 @@ def test_the_pin_is_asked_for_once(bench, pki, token, tmp_path):
         assert terminal.end() == 0
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("answer", ["wrong", ""])
 def test_a_token_gets_one_try(bench, pki, token, tmp_path, answer):
     """Three wrong PINs may lock it."""
@@ -287,7 +273,6 @@ def test_a_daemon_with_a_token(bench, pki, token, tmp_path):
     without_pin(log.read_text())
 
 
-@pytest.mark.san
 def test_a_reload_loads_no_engine_twice(bench, pki, token):
     proxy = bench.tls_server(token.keys("ec"), pem=pki.ec, head=token.head())
     body = proxy.text[len(proxy.preamble):]
@@ -306,7 +291,6 @@ def test_a_reload_loads_no_engine_twice(bench, pki, token):
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_the_certificate_changes_and_the_key_stays_in_the_token(bench, pki, token, tmp_path):
     path, other = tmp_path / "cert.pem", str(tmp_path / "other.pem")
     path.write_bytes(open(pki.ec, "rb").read())
@@ -339,7 +323,6 @@ def test_an_engine_that_cannot_be_initialised_does_not_stop_the_start(bench, pki
     bench.client(proxy.port).ping()
 
 
-@pytest.mark.san
 def test_automatic_engines(bench):
     proxy = bench.tls_server(head="engine = auto")
     assert proxy.lines("LOG6.*Enabling automatic engine support") and proxy.lines("LOG6.*Automatic engine support enabled")
@@ -360,7 +343,6 @@ def test_the_effective_configuration_keeps_the_order(bench, tmp_path, token, pki
 # --- providers ---
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("provider", ["default", "legacy", "base", "legacy\nprovider = base"])
 @pytest.mark.parametrize("scheme", ["", "file:", "file://"])
 def test_providers_beside_the_default_one(bench, pki, provider, scheme):
@@ -374,7 +356,6 @@ def vault(key, cert):
     return f"setEnv = OPENSSL_MODULES={os.path.dirname(module('vault'))}\nprovider = vault\n", f"vault:{cert}", f"vault:{key}"
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 def test_a_key_that_stays_in_its_provider(bench, pki, kind):
     head, cert, key = vault(getattr(pki, kind + "_key"), getattr(pki, kind))
@@ -387,7 +368,6 @@ def test_a_key_that_stays_in_its_provider(bench, pki, kind):
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping()
 
 
-@pytest.mark.san
 def test_a_providers_pin_is_asked_for_once_for_all_workers(bench, pki, tmp_path):
     head, cert, key = vault(pki.ec_key, pki.ec)
     port, backend = bench.ports(), bench.server(echo)
@@ -404,7 +384,6 @@ def test_a_providers_pin_is_asked_for_once_for_all_workers(bench, pki, tmp_path)
         assert terminal.end() == 0
 
 
-@pytest.mark.san
 def test_a_provider_gets_one_try(bench, pki, tmp_path):
     head, cert, key = vault(pki.ec_key, pki.ec)
     text = f"{head}[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {cert}\nkey = {key};pin\n"
@@ -414,7 +393,6 @@ def test_a_provider_gets_one_try(bench, pki, tmp_path):
     assert os.waitstatus_to_exitcode(terminal.end(kill=False)) == 1
 
 
-@pytest.mark.san
 @pytest.mark.parametrize("uri", ["pkcs11:token=x;object=y", "nosuchscheme:key"])
 def test_a_uri_that_no_provider_knows(bench, pki, uri):
     out = bench.refused(f"[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec}\nkey = {uri}\n")
@@ -426,14 +404,12 @@ def test_a_uri_that_no_provider_knows(bench, pki, uri):
 # --- FIPS ---
 
 
-@pytest.mark.san
 def test_fips_without_its_provider_is_refused(bench, pki, tmp_path):
     out = bench.refused(f"setEnv = OPENSSL_MODULES={tmp_path}\nfips = yes\n[s]\naccept = 127.0.0.1:{bench.ports()}\n"
                         f"connect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
     assert "[!] Global options: \"fips = yes\": OpenSSL's FIPS provider is not installed, or does not work" in out
 
 
-@pytest.mark.san
 def test_with_a_fips_provider_nothing_else_is_used(bench, pki):
     """A provider of the tests that only says that it is one."""
     head = f"setEnv = OPENSSL_MODULES={os.path.dirname(module('fips'))}\nfips = yes\nadmin = {{admin}}\n"
