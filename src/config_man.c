@@ -44,7 +44,7 @@ const struct config_note config_notes[] = {
 	{"CAstore", "A URI of OpenSSL, such as `file:/etc/ssl/certs`. It is read as a whole at start; one that cannot be read "
                     "ends the start."},
 	{"async", "For engines and providers that can do so, as those of Intel QAT: one worker then has many handshakes in the accelerator at once. "
-                  "It cannot be combined with what handshakes wait for themselves, such as OCSP."},
+                  "It cannot be combined with what handshakes wait for themselves, such as OCSP or `sessiond`."},
 	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
                  "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters; "
                  "without those a cipher suite that needs them uses a group of RFC 7919. "

@@ -50,7 +50,7 @@ static void print_banner(FILE *out)
 		fprintf(out, "Compiled/running with %s\n", tls_running_version());
 	else
 		fprintf(out, "Compiled with %s\nRunning  with %s\n", tls_compiled_version(), tls_running_version());
-	fprintf(out, "Threading:PTHREAD Sockets:IO_URING,IPv6 TLS:SNI\n\n");
+	fprintf(out, "Threading:PTHREAD Sockets:IO_URING,IPv6 TLS:ENGINE,OCSP,PSK,SNI\n\n");
 }
 
 static int print_version(void)

@@ -102,7 +102,8 @@ static bool resolve_sessiond(const struct section *s, struct addr *sessiond)
 	size_t chosen = 0;
 
 	if (s->sessiond && s->client)
-		log_global(LOG_INFO, "Service [%s]: \"sessiond\" is for servers: clients keep their sessions to themselves", s->name);
+		log_global(LOG_INFO, "Service [%s]: \"sessiond\" is for servers: clients keep their sessions to themselves",
+		           s->name);
 	if (error)
 		log_global(LOG_ERR, "Service [%s]: Failed to resolve sessiond server address \"%s\": %s", s->name, s->sessiond,
 		           gai_strerror(error));
@@ -114,7 +115,8 @@ static bool resolve_sessiond(const struct section *s, struct addr *sessiond)
 	if (error || !sessiond->len || sessiond_is_local(sessiond) || s->ticket_key)
 		return !error;
 	log_global(LOG_ERR,
-	           "Service [%s]: \"sessiond\" on another machine needs \"ticketKeySecret\" and \"ticketMacSecret\" to protect the sessions",
+	           "Service [%s]: \"sessiond\" on another machine needs \"ticketKeySecret\" and \"ticketMacSecret\" to protect "
+	           "the sessions",
 	           s->name);
 	return false;
 }
@@ -224,10 +226,12 @@ static bool check_async(const struct section *s)
 
 	for (const struct virtual_host *host = s->hosts; host && !async; host = host->next)
 		async = host->section->async;
-	if (!async || !handshake_waits(s))
+	if (!async || !any_handshake_waits(s))
 		return true;
-	log_global(LOG_ERR, "Service [%s]: \"async\" cannot be combined with what handshakes wait for themselves, such as OCSP",
-	           s->name);
+	log_global(
+		LOG_ERR,
+		"Service [%s]: \"async\" cannot be combined with what handshakes wait for themselves, such as OCSP or sessiond",
+		s->name);
 	return false;
 }
 

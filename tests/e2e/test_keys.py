@@ -636,7 +636,10 @@ def test_load_in_the_accelerator(bench, pki, tmp_path, tools):
     assert accelerator.most() > 1
 
 
-def test_async_and_ocsp_exclude_one_another(bench, pki):
-    out = bench.refused(f"[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\nasync = yes\n"
-                        f"verifyChain = yes\nCAfile = {pki.ca}\nOCSP = http://127.0.0.1:1/\n")
-    assert '[!] Service [s]: "async" cannot be combined with what handshakes wait for themselves, such as OCSP' in out
+@pytest.mark.parametrize("what", ["ocsp", "sessiond", "host"])
+def test_async_and_other_waits_exclude_one_another(bench, pki, what):
+    head = f"[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\nasync = yes\n"
+    ocsp = f"verifyChain = yes\nCAfile = {pki.ca}\nOCSP = http://127.0.0.1:1/\n"
+    host = f"[host]\nsni = s:www.example.test\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n"
+    out = bench.refused(head + {"ocsp": ocsp, "sessiond": "sessiond = 127.0.0.1:1\n", "host": host + ocsp}[what])
+    assert '[!] Service [s]: "async" cannot be combined with what handshakes wait for themselves, such as OCSP or sessiond' in out
