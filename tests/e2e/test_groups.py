@@ -1,5 +1,6 @@
 # How keys are agreed on, and which certificate is shown: DH, the groups, several certificates in a section.
 # SPDX-License-Identifier: Apache-2.0
+import os
 import re
 import socket
 import ssl
@@ -10,6 +11,7 @@ import pytest
 from peers import client_context, connect, echo, read_all, read_exactly
 from pki import openssl
 from proxy import SLOW, until
+from test_keys import module
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
@@ -258,3 +260,51 @@ def test_virtual_hosts_with_several(bench, pki, families):
                                        ("p.test", "ECDSA+SHA256:RSA-PSS+SHA256", ["Test CA"])]:
         out = s_client(port, "-servername", name, "-sigalgs", algorithms, "-CAfile", pki.ca, "-showcerts")
         assert issuers(out) == expected, (name, algorithms, out)
+
+
+# --- a post-quantum group that a provider has ---
+
+
+PQ = "X25519MLKEM768"
+
+
+def hybrid():
+    """Lines that load a provider with the group, which is there in name, number and sizes only: tests/modules/hybrid.c."""
+    return f"setEnv = OPENSSL_MODULES={os.path.dirname(module('hybrid'))}\nprovider = hybrid\n"
+
+
+@pytest.mark.ours
+def test_post_quantum_group_leads_where_it_is(bench, pki, monkeypatch):
+    proxy = bench.tls_server(head=hybrid())
+    assert f"LOG7[ui]: ECDH initialized with curves {PQ}:X25519:P-256:X448:P-521:P-384\n" in proxy.log()
+    monkeypatch.setenv("OPENSSL_MODULES", os.path.dirname(module("hybrid")))
+    both = ["-provider", "hybrid", "-provider", "default"]
+    for number, (groups, chosen) in enumerate([(f"{PQ}:X25519", PQ), (PQ, PQ), ("P-256", "prime256v1"), ("X25519:P-256", "X25519")]):
+        s_client(proxy.port, *both, "-groups", groups)
+        proxy.wait_log(rf"LOG6\[{number}\]: Peer temporary key: {chosen}, \d+ bits$")
+
+
+@pytest.mark.ours
+def test_post_quantum_pair(bench, tmp_path):
+    """The client offers it first; a server without it asks for another one, and keys go with either."""
+    behind = bench.tls_server(head=hybrid())
+    proxy = bench.tls_client(behind.port, head=hybrid())
+    for _ in range(2):
+        with connect(proxy.port) as sock:
+            sock.sendall(b"x" * 50000)
+            assert read_exactly(sock, 50000) == b"x" * 50000
+            sock.shutdown(socket.SHUT_WR)
+            read_all(sock)
+    behind.wait_log(rf"Peer temporary key: {PQ}", 2)  # the client's; what a server answers with is no key
+    behind.wait_log("TLS accepted: previous session reused")
+    secrets = tmp_path / "psk.txt"
+    secrets.write_text("a:" + "11" * 16 + "\n")
+    secrets.chmod(0o600)
+    for groups in "curves = P-384", "":
+        port, backend = bench.ports(), bench.server(echo)
+        bench.proxy(f"[s]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\nPSKsecrets = {secrets}\n{groups}\n")
+        proxy = bench.tls_client(port, f"PSKsecrets = {secrets}", head=hybrid())
+        with connect(proxy.port) as sock:
+            sock.sendall(b"ping")
+            assert read_exactly(sock, 4) == b"ping"
+        proxy.wait_log("Peer temporary key: " + ("secp384r1" if groups else "X25519,"))

@@ -577,3 +577,14 @@ def test_upstream_is_the_virtual_host_s(bench, version):
     context = client_context(version=version)
     assert {hosts.who("one", context) for _ in range(4)} == {"a", "b"}
     assert hosts.who("x", context) == "p"
+
+
+@pytest.mark.ours
+@VERSIONS
+def test_with_handshakes_that_wait_for_an_engine(bench, version):
+    """`async` in the primary, in the virtual host, in both."""
+    for primary, virtual in ("async = yes", ""), ("", "async = yes"), ("async = yes", "async = yes"):
+        hosts = Hosts(bench, {"one": f"sni = p:one\n{virtual}"}, primary=primary)
+        context = client_context(version=version)
+        assert hosts.who("one", context) == "one" and hosts.who("x", context) == "p"
+        assert resumes(hosts, "one", context, session_of(hosts, "one", context)) == (True, "one")
