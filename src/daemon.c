@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,8 @@ void process_memory(void)
 int daemonise(void)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	/* The end of a parent that leads its session (a terminal's only program) would hang up on the child. */
+	void (*hangup)(int) = signal(SIGHUP, SIG_IGN);
 	pid_t pid = null < 0 ? -1 : fork();
 
 	if (pid < 0)
@@ -69,6 +72,7 @@ int daemonise(void)
 	if (pid > 0)
 		_exit(0);
 	setsid();
+	signal(SIGHUP, hangup);
 	for (int fd = 0; fd < 3; fd++)
 		dup2(null, fd);
 	close(null);
