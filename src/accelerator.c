@@ -4,6 +4,8 @@
  */
 #include "accelerator.h"
 
+#include "coro.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -11,6 +13,7 @@
 #include <unistd.h>
 
 enum {
+	NAP_MS = 1,
 	SETTLE_S = 10, /* for an engine to answer a connection that nobody wants any more */
 };
 
@@ -32,14 +35,34 @@ static int bundle(const int *fds, size_t n)
 	return epoll < 0 ? -errno : epoll;
 }
 
-/* Engines that name no descriptor, because they had no room for the job, are asked again in the next turn. */
+/* An engine that names no descriptor has no room for the job, or no way to tell: it is asked again a little later. */
+struct nap {
+	struct timer timer;
+	struct coro *coro;
+};
+
+static void nap_over(struct timer *timer)
+{
+	coro_resume(container_of(timer, struct nap, timer)->coro);
+}
+
+static int nap(struct worker *w)
+{
+	struct nap nap = {.timer.expired = nap_over, .coro = coro_self()};
+	int error = timer_arm(&w->timers, &nap.timer, ring_now_ms(w->ring) + NAP_MS);
+
+	if (!error)
+		coro_suspend(); /* too short to be interrupted */
+	return error;
+}
+
 static int await_any(struct conn *c, const int *fds, size_t n)
 {
 	struct ring *ring = c->worker->ring;
 	int epoll, r;
 
 	if (n == 0)
-		return ring_await_turn(ring, &c->wait);
+		return nap(c->worker);
 	if (n == 1)
 		return ring_await_poll(ring, &c->wait, fds[0], POLLIN);
 	epoll = bundle(fds, n);

@@ -157,6 +157,7 @@ int main(int argc, char **argv)
 	int status;
 
 	log_set_id("ui");
+	tls_may_ask(true);
 	for (size_t i = 0; argc > 1 && i < sizeof(prints) / sizeof(*prints); i++)
 		if (strcasecmp(argv[1], prints[i].flag) == 0)
 			return prints[i].print();

@@ -561,9 +561,3 @@ int ring_await_poll(struct ring *ring, struct ring_wait *wait, int fd, unsigned 
 	ring_poll(ring, &wait->op, fd, events, false);
 	return await(wait);
 }
-
-int ring_await_turn(struct ring *ring, struct ring_wait *wait)
-{
-	ring_complete(ring, &wait->op, 1);
-	return await(wait);
-}

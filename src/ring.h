@@ -108,7 +108,6 @@ int ring_await_recv(struct ring *ring, struct ring_wait *wait, int fd, struct ch
 int ring_await_send(struct ring *ring, struct ring_wait *wait, int fd, const void *data, size_t n);
 int ring_await_connect(struct ring *ring, struct ring_wait *wait, int fd, const struct addr *addr);
 int ring_await_poll(struct ring *ring, struct ring_wait *wait, int fd, unsigned events);
-int ring_await_turn(struct ring *ring, struct ring_wait *wait); /* only until the next turn */
 
 #ifdef RING_FAULTS
 /*

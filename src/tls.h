@@ -45,7 +45,7 @@ const char *tls_running_version(void);
 struct tls_identity *tls_identity_load(const struct section *section);
 void tls_identity_free(struct tls_identity *identity);
 
-/* Whether pass phrases may be asked for. At first they may; while the proxy serves nobody waits for somebody at a terminal. */
+/* Whether the calling thread may ask for pass phrases and PINs. At first it may not. */
 void tls_may_ask(bool yes);
 
 /* Wipes the pass phrase remembered for further keys; called before exit. */

@@ -21,8 +21,10 @@
 enum { FIRST_MODULE_LIB = 128, CKR_ARGUMENTS_BAD = 7, CKR_PIN_INCORRECT = 0xa0 };
 
 static char remembered[TLS_PASSPHRASE_MAX];
-static bool may_ask = true;
-static struct {
+
+/* The main thread's. An engine that wants a PIN in the midst of a worker's handshake gets an empty one: nobody may hold up a worker. */
+static _Thread_local bool may_ask;
+static _Thread_local struct {
 	bool pin, asked;
 	const char *given;
 	char answer[TLS_PASSPHRASE_MAX];

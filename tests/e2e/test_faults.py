@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import pytest
+from conftest import TOOLS
 from kernel_tls import RELAYS, needs_kernel, results, way
 from peers import Server, TlsClient, client_context, echo
 from peers import name as peer_name
@@ -54,6 +55,21 @@ def survive(bench, env, sizes=(4, 100000, 4), must_serve=True, extra=""):
         until(lambda: attempt(proxy.port), 20, f"serving after {env}, before: {done}")
     proxy.stop()
     return done
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("nth", range(4, 24, 2))
+def test_ring_operations_fail_while_an_engine_is_at_work(faulty, bench, pki, nth, tmp_path):
+    """Its answer is polled for; a job cannot be taken back."""
+    modules = os.path.join(os.path.dirname(TOOLS), "modules")
+    head = f"workers = 1\nsetEnv = OPENSSL_ENGINES={modules}\nengine = slowsign\nengineCtrl = DELAY_MS:20\nengineDefault = RSA\n"
+    proxy = bench.tls_server("async = yes\nTIMEOUTclose = 2", pem=pki.rsa_pem, head=head, env={"TLSPLICE_FAIL": f"{nth}:{errno.ENOMEM}"})
+    for _ in range(3):
+        attempt(proxy.port)
+    check_rest(proxy)
+    until(lambda: attempt(proxy.port), 20, "serving")
+    assert not proxy.lines("given up")
 
 
 # The first operations are those of start-up, the next thirty or so those of three connections.

@@ -20,7 +20,7 @@ from test_tls import Terminal
 pytestmark = [pytest.mark.ours, pytest.mark.san]
 
 MODULES = os.path.join(os.path.dirname(TOOLS), "modules")
-PIN = "4711"
+PIN = "pin-of-the-token"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
@@ -185,11 +185,11 @@ def test_ca_certificates_in_a_token(bench, pki, token):
 
 
 def test_a_wrong_pin(bench, pki, token):
-    out = bench.refused(f"{token.head('9999')}[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec}\n" +
+    out = bench.refused(f"{token.head('not-the-pin')}[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec}\n" +
                         token.keys("ec"))
     assert re.search(r"ENGINE_load_private_key: .*", out) and "Failed to load private key from: pkcs11:token=tok" in out
     assert "[!] Service [s]: Failed to initialize TLS context" in out
-    without_pin(out, "9999")
+    without_pin(out, "not-the-pin")
 
 
 @pytest.mark.parametrize("what", ["token", "object", "module"])
@@ -243,6 +243,30 @@ def test_the_pin_is_asked_for_once(bench, pki, token, tmp_path):
         assert terminal.end() == 0
 
 
+def test_a_daemon_asks_before_it_goes_to_the_background(bench, pki, token, tmp_path):
+    """The token is opened anew behind the fork, by whoever signs first."""
+    port, backend, pid, log = bench.ports(), bench.server(echo), tmp_path / "pid", tmp_path / "log"
+    config = tmp_path / "ask.conf"
+    config.write_text(f"foreground = no\nsyslog = no\ndebug = debug\noutput = {log}\npid = {pid}\nworkers = 2\n{token.head(pin=None)}[s]\n"
+                      f"accept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {pki.ec}\n" + token.keys("ec"))
+    terminal = Terminal(str(config))
+    terminal.expect("Enter PKCS#11 token PIN for tok:")
+    terminal.say(PIN)
+    assert os.waitstatus_to_exitcode(terminal.end(kill=False)) == 0
+    until(lambda: pid.exists() and pid.read_text())
+    try:
+        handshakes = [later(lambda: bench.client(port, client_context(pki), server_name="localhost").ping().bye()) for _ in range(20)]
+        for handshake in handshakes:
+            handshake.result(20 * SLOW)
+        os.kill(int(pid.read_text()), signal.SIGHUP)
+        until(lambda: log.read_text().count("Configuration successful") == 2)
+        bench.client(port, client_context(pki), server_name="localhost").ping().bye()
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        until(lambda: not pid.exists())
+    without_pin(log.read_text())
+
+
 @pytest.mark.parametrize("answer", ["wrong", ""])
 def test_a_token_gets_one_try(bench, pki, token, tmp_path, answer):
     """Three wrong PINs may lock it."""
@@ -281,7 +305,7 @@ def test_a_reload_loads_no_engine_twice(bench, pki, token):
         bench.client(proxy.port, client_context(pki), server_name="localhost").ping().bye()
     assert len(proxy.lines("Enabling support for engine")) == 1
     assert not proxy.lines("change with the next start")
-    assert proxy.hup(body.replace(f"engineCtrl = PIN:{PIN}\n", "engineCtrl = PIN:0000\n"))
+    assert proxy.hup(body.replace(f"engineCtrl = PIN:{PIN}\n", "engineCtrl = PIN:another\n"))
     proxy.wait_log("LOG5.*Engines, providers and \"fips\" change with the next start")
     bench.client(proxy.port, client_context(pki), server_name="localhost").ping().bye()
     assert not proxy.hup("engineCtrl = INIT\n" + body)
@@ -372,10 +396,10 @@ def test_a_providers_pin_is_asked_for_once_for_all_workers(bench, pki, tmp_path)
     head, cert, key = vault(pki.ec_key, pki.ec)
     port, backend = bench.ports(), bench.server(echo)
     text = (f"{head}workers = 3\n[s]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {cert}\nkey = {key};pin\n")
-    terminal = ask(bench, tmp_path, text, port, "1234", r"Enter PIN for the vault:")
+    terminal = ask(bench, tmp_path, text, port, "vault-pin", r"Enter PIN for the vault:")
     try:
         terminal.expect("Configuration successful")
-        assert "1234" not in terminal.text
+        assert "vault-pin" not in terminal.text
         until(lambda: not bench.ports.free(port))
         for _ in range(20):
             bench.client(port, client_context(pki), server_name="localhost").ping().bye()
@@ -387,7 +411,7 @@ def test_a_providers_pin_is_asked_for_once_for_all_workers(bench, pki, tmp_path)
 def test_a_provider_gets_one_try(bench, pki, tmp_path):
     head, cert, key = vault(pki.ec_key, pki.ec)
     text = f"{head}[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {cert}\nkey = {key};pin\n"
-    terminal = ask(bench, tmp_path, text, 0, "4321", r"Enter PIN for the vault:")
+    terminal = ask(bench, tmp_path, text, 0, "not-the-pin", r"Enter PIN for the vault:")
     terminal.expect("Configuration failed")
     assert terminal.text.count("Enter PIN") == 1 and "Wrong PIN: giving up" in terminal.text
     assert os.waitstatus_to_exitcode(terminal.end(kill=False)) == 1

@@ -1,6 +1,6 @@
 /*
  * A provider for tests with keys that cannot be taken out of it: "vault:/path/of.pem" is a certificate or a key, and ";pin" behind it means that the PIN
- * 1234 must be given. Signatures are the default provider's.
+ * "vault-pin" must be given. Signatures are the default provider's.
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "mirror.h"
@@ -188,7 +188,7 @@ static bool pin_is_right(OSSL_PASSPHRASE_CALLBACK *ask, void *arg)
 	size_t n = 0;
 
 	params[0] = OSSL_PARAM_construct_utf8_string(OSSL_PASSPHRASE_PARAM_INFO, (char *)what, sizeof(what) - 1);
-	return ask(pin, sizeof(pin), &n, params, arg) && n == 4 && memcmp(pin, "1234", 4) == 0;
+	return ask(pin, sizeof(pin), &n, params, arg) && n == 9 && memcmp(pin, "vault-pin", 9) == 0;
 }
 
 static int store_load(void *store, OSSL_CALLBACK *callback, void *arg, OSSL_PASSPHRASE_CALLBACK *ask, void *ask_arg)
