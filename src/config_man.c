@@ -57,7 +57,7 @@ const struct config_note config_notes[] = {
          "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, symbolic links on the way to them too. "
          "A second after the last change they are loaded, all of the section together, and serve new connections; "
          "established ones are not touched, nor are tickets and sessions unless CAs or CRLs have changed. "
-         "If they cannot be used the old ones stay, with a warning that says why. "
+         "If they cannot be used the old ones stay, with a warning that says why, and `tlsplice_certificate_reloads_total` counts it. "
          "Pass phrases are not asked for: one that was given at start is tried. "
          "A reload (SIGHUP) loads the files at once, with or without this option."},
 	{"checkEmail",

@@ -332,6 +332,7 @@ static bool renew_tls(struct generation *g, const struct section *s, const struc
 	ok = init_tls(g, s, old, libraries) && make_staples(g, s, old);
 	log_soften(LOG_EMERG);
 	tls_may_ask(true);
+	stats_note_renewal(ok);
 	if (ok)
 		log_global(LOG_NOTICE, "Service [%s]: changed files of certificates loaded", s->name);
 	else

@@ -35,6 +35,7 @@ static struct {
 	struct row *buckets[BUCKETS]; /* the same rows by name */
 	struct timespec started;
 	uint64_t reloads_ok, reloads_failed;
+	uint64_t renewals_ok, renewals_failed;
 	bool last_reload_ok;
 	time_t last_ok;
 } registry = {
@@ -153,6 +154,16 @@ void stats_note_reload(int ok)
 	pthread_mutex_unlock(&registry.lock);
 }
 
+void stats_note_renewal(bool ok)
+{
+	pthread_mutex_lock(&registry.lock);
+	if (ok)
+		registry.renewals_ok++;
+	else
+		registry.renewals_failed++;
+	pthread_mutex_unlock(&registry.lock);
+}
+
 /* ---- what the printers see ---- */
 
 static void row_sum(const struct row *row, struct stats_view *view)
@@ -233,6 +244,8 @@ void stats_process(struct stats_process *process)
 	pthread_mutex_lock(&registry.lock);
 	process->reloads_ok = registry.reloads_ok;
 	process->reloads_failed = registry.reloads_failed;
+	process->renewals_ok = registry.renewals_ok;
+	process->renewals_failed = registry.renewals_failed;
 	process->last_reload_ok = registry.last_reload_ok;
 	process->last_ok = registry.last_ok;
 	pthread_mutex_unlock(&registry.lock);

@@ -9,6 +9,7 @@
 #include "ktls.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -57,6 +58,9 @@ void stats_set_current(const char *const *services, unsigned count);
 
 /* Successful (re)loads of the configuration, failed ones, and when the last good one was: for the status page. */
 void stats_note_reload(int ok);
+
+/* certReload has loaded a section's changed files, or could not use them. */
+void stats_note_renewal(bool ok);
 
 /*
  * Prometheus text exposition format 0.0.4, all services there ever were (a counter must not vanish between two scrapes).

@@ -87,6 +87,9 @@ static void print_reloads(FILE *out, const struct stats_process *process)
 	print_head(out, "tlsplice_config_reloads_total", "counter", "Loads of the configuration, the first one included");
 	fprintf(out, "tlsplice_config_reloads_total{result=\"success\"} %" PRIu64 "\n", process->reloads_ok);
 	fprintf(out, "tlsplice_config_reloads_total{result=\"failure\"} %" PRIu64 "\n", process->reloads_failed);
+	print_head(out, "tlsplice_certificate_reloads_total", "counter", "Changed files of a section's certificates, as certReload met them");
+	fprintf(out, "tlsplice_certificate_reloads_total{result=\"success\"} %" PRIu64 "\n", process->renewals_ok);
+	fprintf(out, "tlsplice_certificate_reloads_total{result=\"failure\"} %" PRIu64 "\n", process->renewals_failed);
 }
 
 static void print_process(FILE *out, const struct stats_process *process)

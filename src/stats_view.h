@@ -32,6 +32,7 @@ struct stats_process {
 	double uptime_s;
 	double cpu_s;
 	uint64_t reloads_ok, reloads_failed;
+	uint64_t renewals_ok, renewals_failed;
 	bool last_reload_ok;
 	time_t last_ok;       /* 0 = no configuration yet */
 	long long resident;   /* bytes, -1 = /proc is not there (chroot) */

@@ -264,7 +264,8 @@ def test_each_section_for_itself(bench, tmp_path, first, second, third):
     backend = bench.server(echo)
     for path in paths:
         write(path, first.text)
-    proxy = bench.proxy("".join(f"[{name}]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {path}\n"
+    admin = bench.ports()
+    proxy = bench.proxy(f"admin = {admin}\n" + "".join(f"[{name}]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {path}\n"
                                 f"certReload = {'no' if name == 'still' else 'yes'}\n"
                                 for name, port, path in zip(("bad", "s", "still"), ports, paths)))
     write(paths[0], "bad")
@@ -276,6 +277,9 @@ def test_each_section_for_itself(bench, tmp_path, first, second, third):
     write(paths[0], third.text)
     until(lambda: served(bench, ports[0]) == third.der)
     assert [served(bench, port) for port in ports[1:]] == [second.der, first.der]
+    page = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{admin}/metrics"], stdout=subprocess.PIPE, text=True, timeout=30 * SLOW).stdout
+    assert 'tlsplice_certificate_reloads_total{result="success"} 2\n' in page
+    assert 'tlsplice_certificate_reloads_total{result="failure"} 1\n' in page
 
 
 def lets_in(bench, proxy, certificate, session=None):

@@ -166,6 +166,11 @@ Test(stats, global_metrics)
 	assert_in(stats_print_prometheus, "\ntlsplice_config_last_reload_success 0\n");
 	assert_in(stats_print_prometheus, "\ntlsplice_config_reloads_total{result=\"success\"} 2\n");
 	assert_in(stats_print_prometheus, "\ntlsplice_config_reloads_total{result=\"failure\"} 1\n");
+	stats_note_renewal(true);
+	stats_note_renewal(false);
+	stats_note_renewal(false);
+	assert_in(stats_print_prometheus, "\ntlsplice_certificate_reloads_total{result=\"success\"} 1\n");
+	assert_in(stats_print_prometheus, "\ntlsplice_certificate_reloads_total{result=\"failure\"} 2\n");
 	assert_in(stats_print_html, "last reload failed");
 	assert_in(stats_print_prometheus, "\nprocess_resident_memory_bytes ");
 	assert_in(stats_print_prometheus, "\nprocess_open_fds ");
