@@ -14,8 +14,12 @@
 
 static const char log_id[] = "stapling";
 
-/* The wall clock may be set: what is due is looked at this often. */
-enum { LOOK_S = 600 };
+enum {
+	LOOK_S = 600, /* the wall clock may be set: what is due is looked at this often */
+	AT_ONCE =
+		64, /* questions of a worker: neither responders nor descriptors are without limit, however many sections start */
+	QUEUE_MS = 200, /* how often those that wait for their turn look whether it has come */
+};
 
 /* Keeps the response for one certificate fresh. Holds its set of services as a connection does. */
 struct stapler {
@@ -39,16 +43,19 @@ static void stapler_free(struct stapler *s)
 	free(s);
 }
 
+static void sleep_for(struct stapler *s, uint64_t ms)
+{
+	if (timer_arm(&s->worker->timers, &s->timer, ring_now_ms(s->worker->ring) + ms) < 0) {
+		log_global(LOG_ERR, "OCSP: no memory to staple for service [%s]", s->service->conf->name);
+		stapler_free(s);
+	}
+}
+
 static void sleep_until_due(struct stapler *s)
 {
 	time_t wait_s = tls_staple_wait_s(s->staples, s->number, time(NULL));
 
-	if (wait_s > LOOK_S)
-		wait_s = LOOK_S;
-	if (timer_arm(&s->worker->timers, &s->timer, ring_now_ms(s->worker->ring) + (uint64_t)wait_s * 1000) < 0) {
-		log_global(LOG_ERR, "OCSP: no memory to staple for service [%s]", s->service->conf->name);
-		stapler_free(s);
-	}
+	sleep_for(s, (uint64_t)(wait_s < LOOK_S ? wait_s : LOOK_S) * 1000);
 }
 
 /* An answer to be looked at, on the thread's stack. */
@@ -97,6 +104,7 @@ static void finish(void *arg)
 	struct stapler *s = arg;
 
 	s->asking = false;
+	s->worker->staplers_asking--;
 	if (s->stale)
 		stapler_free(s);
 	else
@@ -130,9 +138,15 @@ static void look(struct timer *timer)
 		sleep_until_due(s);
 		return;
 	}
+	if (s->worker->staplers_asking >= AT_ONCE) {
+		sleep_for(s, QUEUE_MS);
+		return;
+	}
 	s->asking = true;
+	s->worker->staplers_asking++;
 	if (coro_start(s->worker->coros, refresh, s) < 0) {
 		s->asking = false;
+		s->worker->staplers_asking--;
 		tls_staple_put_off(s->staples, s->number);
 		sleep_until_due(s);
 	}

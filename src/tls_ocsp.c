@@ -270,6 +270,8 @@ static int client_callback(SSL *ssl, void *arg)
 		tls_log(tls, LOG_DEBUG, "OCSP: Skipped OCSP stapling (previous session reused)");
 		return 1;
 	}
+	if (!SSL_get0_verified_chain(ssl))
+		return !SSL_get0_peer_certificate(ssl); /* a key that both had before, and nothing to ask about */
 	if (!inquiry_begin(&q, tls, SSL_get0_verified_chain(ssl), 0, store_of(ssl)))
 		return 1;
 	status = examine_stapled(&q, ssl);

@@ -54,6 +54,7 @@ struct worker {
 	struct list live;   /* connections */
 	struct list listeners;
 	struct list staplers;    /* what fetches responses to staple */
+	unsigned staplers_asking;
 	struct service_set *set; /* in force */
 	struct tls_library *library;
 

@@ -357,3 +357,20 @@ def test_many_sections_with_silent_responders(bench, authority):
     assert stapled(port) == "good"
     silent.asked(40)
     proxy.expect_open = True
+
+
+@pytest.mark.slow
+def test_hundreds_of_sections_take_turns(bench, authority):
+    """No more than 64 questions of a worker at a time; all get their response in the end, whoever is silent."""
+    silent, good = Responder(bench, authority, lambda q, r: None), Responder(bench, authority)
+    backend = bench.server(echo)
+    dull, bright = authority.pem("dull", authority.cert, aia=silent.url), authority.pem("bright", authority.cert, aia=good.url)
+    ports = [bench.ports() for _ in range(150)]
+    text = f"workers = 1\nTIMEOUTocsp = {5 * SLOW}\n" + "".join(
+        f"[s{i}]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {dull if i < 100 else bright}\n"
+        for i, port in enumerate(ports))
+    proxy = bench.proxy(text)
+    wait_cached(proxy, 50)
+    assert stapled(ports[-1]) == "good"
+    silent.asked(100)
+    proxy.expect_open = True
