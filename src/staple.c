@@ -15,9 +15,8 @@
 static const char log_id[] = "stapling";
 
 enum {
-	LOOK_S = 600, /* the wall clock may be set: what is due is looked at this often */
-	AT_ONCE =
-		64, /* questions of a worker: neither responders nor descriptors are without limit, however many sections start */
+	LOOK_S = 600,   /* the wall clock may be set: what is due is looked at this often */
+	AT_ONCE = 64,   /* questions of a worker, however many sections start */
 	QUEUE_MS = 200, /* how often those that wait for their turn look whether it has come */
 };
 
