@@ -126,15 +126,16 @@ def test_service_renames_a_section(bench, pki):
 
 @pytest.mark.san
 @pytest.mark.parametrize("sni", ["a" * 250, "line\nLOG0[1]: forged", "%n%s%x%s", "\x1b[31mred", "nul\x01byte"])
-def test_names_from_the_network_cannot_forge_lines(bench, sni):
+def test_names_from_the_network_cannot_forge_lines(bench, pki, sni):
     """Control characters from the wire are masked, format directives mean nothing, long names are cut."""
-    proxy = bench.tls_server()
+    proxy = bench.tls_server(f"[v]\nsni = s:v\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}")  # a primary service says what it is asked for
     hello = client_hello(sni.encode())
     with connect(proxy.port) as sock:
         sock.sendall(hello)
         sock.shutdown(1)
         read_all(sock)
     proxy.wait_log(r"LOG5\[0\]: Connection (reset|closed)|SSL_accept")
+    assert proxy.lines(r"LOG6\[0\]: SNI: requested servername: ") and proxy.lines(r"LOG3\[0\]: SNI: no pattern matched servername: ")
     assert not proxy.lines(r"^LOG0\[1\]: forged")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", proxy.log())
     assert all(len(line) < 1200 for line in proxy.log().splitlines())
