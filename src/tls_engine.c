@@ -251,7 +251,7 @@ const char *tls_engine_control(const char *command)
 	}
 	log_control(name, argument);
 	ERR_clear_error();
-	tls_prompt_begin(true, NULL);
+	tls_prompt_begin(true, NULL, NULL);
 	done = ENGINE_ctrl_cmd_string(engines[count - 1].engine, name, argument, 0) > 0;
 	tls_prompt_end();
 	if (!done) {

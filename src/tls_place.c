@@ -138,21 +138,33 @@ static bool explain_failure(bool last)
 	return wrong && !system && !last;
 }
 
-/* What was right before is one more try, made silently before the three. */
-static bool load_file(struct contents *c, const char *file, int expect, OSSL_LIB_CTX *library)
+/* What was right before is tried first, and nobody hears of it. */
+static bool load_with_remembered(struct contents *c, const char *file, int expect, OSSL_LIB_CTX *library)
 {
+	const char *answer;
 	bool ok = false;
 
-	for (int try = *tls_prompt_remembered() ? 0 : 1; !ok && try <= TRIES; try++) {
-		tls_prompt_begin(false, try == 0 ? tls_prompt_remembered() : NULL);
+	for (size_t i = 0; !ok && (answer = tls_prompt_remembered(i)); i++) {
+		tls_prompt_begin(false, NULL, answer);
+		ok = contents_try(c, file, expect, library);
+		if (!ok)
+			contents_free(c);
+	}
+	ERR_clear_error();
+	return ok;
+}
+
+static bool load_file(struct contents *c, const char *file, int expect, OSSL_LIB_CTX *library)
+{
+	bool ok = load_with_remembered(c, file, expect, library), again = true;
+
+	for (int try = 1; !ok && again && try <= TRIES; try++) {
+		tls_prompt_begin(false, file, NULL);
 		ok = contents_try(c, file, expect, library);
 		if (ok)
 			break;
 		contents_free(c);
-		if (try == 0)
-			ERR_clear_error();
-		else if (!explain_failure(try == TRIES))
-			break;
+		again = explain_failure(try == TRIES);
 	}
 	if (ok && tls_prompt_asked() && *tls_prompt_answer())
 		tls_prompt_remember();
@@ -164,7 +176,7 @@ static bool load_token(struct contents *c, const char *uri, int expect, OSSL_LIB
 {
 	bool ok;
 
-	tls_prompt_begin(true, pin);
+	tls_prompt_begin(true, NULL, pin);
 	ok = contents_try(c, uri, expect, library);
 	if (ok && pin && tls_prompt_asked())
 		memcpy(pin, tls_prompt_answer(), TLS_PASSPHRASE_MAX);
@@ -210,7 +222,7 @@ bool contents_load_key(struct contents *c, const struct section *section, const 
 
 	log_global(LOG_INFO, "Initializing private key on engine ID: %s", place_text(id, text));
 	ERR_clear_error();
-	tls_prompt_begin(true, NULL);
+	tls_prompt_begin(true, NULL, NULL);
 	c->key = tls_engine_key((unsigned)section->engine_num, id, tls_prompt_method());
 	*go_on = !tls_prompt_asked();
 	tls_prompt_end();

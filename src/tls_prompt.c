@@ -4,6 +4,7 @@
  */
 #include "tls_prompt.h"
 
+#include "log.h"
 #include "tls.h"
 
 #include <fcntl.h>
@@ -20,13 +21,16 @@
 /* PKCS #11 v2.40, what modules put into the error queue under library numbers of their own. */
 enum { FIRST_MODULE_LIB = 128, CKR_ARGUMENTS_BAD = 7, CKR_PIN_INCORRECT = 0xa0 };
 
-static char remembered[TLS_PASSPHRASE_MAX];
+enum { REMEMBERED_MAX = 8 };
+
+static char remembered[REMEMBERED_MAX][TLS_PASSPHRASE_MAX]; /* the latest first */
+static size_t remembered_count;
 
 /* The main thread's. An engine that wants a PIN in the midst of a worker's handshake gets an empty one: nobody may hold up a worker. */
 static _Thread_local bool may_ask;
 static _Thread_local struct {
 	bool pin, asked;
-	const char *given;
+	const char *given, *of;
 	char answer[TLS_PASSPHRASE_MAX];
 } prompt;
 
@@ -38,6 +42,7 @@ void tls_may_ask(bool yes)
 void tls_forget_passphrase(void)
 {
 	OPENSSL_cleanse(remembered, sizeof(remembered));
+	remembered_count = 0;
 }
 
 /* Without a terminal the answer is empty. */
@@ -75,6 +80,8 @@ static char *make_question(UI *ui, const char *what, const char *of)
 	(void)ui;
 	if (prompt.pin && strcmp(what, "pass phrase") == 0)
 		what = "PIN";
+	if (!of)
+		of = prompt.of;
 	snprintf(text, sizeof(text), of ? "Enter %s for %.400s:" : "Enter %s:", what, of);
 	return OPENSSL_strdup(text);
 }
@@ -93,11 +100,12 @@ UI_METHOD *tls_prompt_method(void)
 	return method;
 }
 
-void tls_prompt_begin(bool pin, const char *answer)
+void tls_prompt_begin(bool pin, const char *of, const char *answer)
 {
 	memset(&prompt, 0, sizeof(prompt));
 	prompt.pin = pin;
 	prompt.given = answer;
+	prompt.of = of;
 }
 
 bool tls_prompt_asked(void)
@@ -117,12 +125,16 @@ void tls_prompt_end(void)
 
 void tls_prompt_remember(void)
 {
-	memcpy(remembered, prompt.answer, sizeof(remembered));
+	memmove(remembered[1], remembered[0], sizeof(remembered) - sizeof(remembered[0]));
+	memcpy(remembered[0], prompt.answer, sizeof(remembered[0]));
+	if (remembered_count < REMEMBERED_MAX)
+		remembered_count++;
+	log_global(LOG_DEBUG, "Password cached");
 }
 
-const char *tls_prompt_remembered(void)
+const char *tls_prompt_remembered(size_t n)
 {
-	return remembered;
+	return n < remembered_count ? remembered[n] : NULL;
 }
 
 bool tls_prompt_was_wrong(void)

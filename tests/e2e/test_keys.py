@@ -243,6 +243,32 @@ def test_the_pin_is_asked_for_once(bench, pki, token, tmp_path):
         assert terminal.end() == 0
 
 
+def test_two_pass_phrases_and_a_reload(bench, pki, tmp_path):
+    """Both are asked for once; what was right is tried when files are read again."""
+    ports, backend, config = [bench.ports(), bench.ports()], bench.server(echo), tmp_path / "two.conf"
+    phrases = ["first phrase", "second phrase"]
+    for number, phrase in enumerate(phrases):
+        openssl("pkey", "-in", pki.ec_key, "-aes256", "-passout", "pass:" + phrase, "-out", str(tmp_path / f"{number}.key"))
+    config.write_text("foreground = yes\nsyslog = no\npid =\n" + "".join(
+        f"[{number}]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {pki.ec}\nkey = {tmp_path}/{number}.key\n"
+        for number, port in enumerate(ports)))
+    terminal = Terminal(str(config))
+    try:
+        for number, phrase in enumerate(phrases):
+            terminal.expect(rf"Enter pass phrase for \S*/{number}\.key:")
+            terminal.say(phrase)
+        terminal.expect("Configuration successful")
+        until(lambda: not bench.ports.free(ports[1]))
+        os.kill(terminal.pid, signal.SIGHUP)
+        terminal.expect("(?s)Configuration successful.*Configuration successful")
+        for port in ports:
+            bench.client(port, client_context(pki), server_name="localhost").ping().bye()
+        assert terminal.text.count("Enter pass phrase") == 2
+        assert not any(phrase in terminal.text for phrase in phrases)
+    finally:
+        assert terminal.end() == 0
+
+
 def test_a_daemon_asks_before_it_goes_to_the_background(bench, pki, token, tmp_path):
     """The token is opened anew behind the fork, by whoever signs first."""
     port, backend, pid, log = bench.ports(), bench.server(echo), tmp_path / "pid", tmp_path / "log"

@@ -111,11 +111,11 @@ Test(keys, which_errors_another_answer_cures)
 
 Test(keys, what_is_remembered_is_said_without_asking)
 {
-	tls_prompt_begin(false, "secret");
+	tls_prompt_begin(false, "the key", "secret");
 	cr_expect_not(tls_prompt_asked());
 	cr_expect_str_eq(tls_prompt_answer(), "");
 	tls_prompt_end();
-	cr_expect_str_eq(tls_prompt_remembered(), "");
+	cr_expect_null(tls_prompt_remembered(0));
 	cr_assert_not_null(tls_prompt_method());
 	cr_expect_eq(tls_prompt_method(), tls_prompt_method());
 }
