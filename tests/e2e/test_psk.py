@@ -83,6 +83,7 @@ def is_refused(port):
 
 
 @VERSIONS
+@pytest.mark.valgrind
 def test_server(bench, secrets, version):
     proxy = server(bench, secrets)
     out = s_client(proxy.port, version, identity="alice")
@@ -232,6 +233,7 @@ def s_server(bench, version, *args, key=ALICE, identity="alice", cert=None):
 
 
 @VERSIONS
+@pytest.mark.valgrind
 def test_client(bench, secrets, version):
     proxy = bench.tls_client(s_server(bench, version), f"PSKsecrets = {secrets}")
     with connect(proxy.port) as sock:
