@@ -381,6 +381,17 @@ const char *addr_text(const struct addr *addr, char text[ADDR_TEXT_MAX])
 	}
 }
 
+void addr_unmap(struct addr *addr)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+
+	if (addr->len < sizeof(addr->in6) || addr->sa.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&addr->in6.sin6_addr))
+		return;
+	in.sin_port = addr->in6.sin6_port;
+	memcpy(&in.sin_addr, &addr->in6.sin6_addr.s6_addr[12], sizeof(in.sin_addr));
+	*addr = (struct addr){.in = in, .len = sizeof(in)};
+}
+
 bool addr_equal(const struct addr *a, const struct addr *b)
 {
 	return a->len == b->len && !memcmp(&a->sa, &b->sa, a->len);

@@ -61,6 +61,9 @@ void addr_list_free(struct addr_list *list);
 /* Writes the address as the logs show it ("127.0.0.1:443", "::1:443", "/run/x.sock", "@name", "unnamed socket") and returns `text`. */
 const char *addr_text(const struct addr *addr, char text[ADDR_TEXT_MAX]);
 
+/* ::ffff:192.0.2.1, as sockets of IPv6 have it, becomes 192.0.2.1. Other addresses stay. */
+void addr_unmap(struct addr *addr);
+
 bool addr_equal(const struct addr *a, const struct addr *b);
 
 #endif

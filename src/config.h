@@ -26,6 +26,9 @@ struct texts {
 
 enum foreground { FOREGROUND_NO, FOREGROUND_QUIET, FOREGROUND_YES };
 enum log_id_form { LOG_ID_SEQUENTIAL, LOG_ID_UNIQUE, LOG_ID_THREAD, LOG_ID_PROCESS };
+/* Which addresses of a connection the other side sees: the client's towards the upstream, the upstream that the client meant. */
+enum transparent { TRANSPARENT_NONE, TRANSPARENT_SOURCE, TRANSPARENT_DESTINATION, TRANSPARENT_BOTH };
+
 enum failover { FAILOVER_PRIO, FAILOVER_RR };
 
 /* Extension: which directions of a connection may have their records made by the kernel. */
@@ -83,6 +86,7 @@ struct section {
 	bool client;
 	bool delay; /* look `connect` up for each connection */
 	enum failover failover;
+	int transparent; /* enum transparent */
 
 	/* TLS */
 	struct texts cert; /* files */
@@ -151,6 +155,16 @@ struct section {
 static inline bool section_verifies(const struct section *section)
 {
 	return section->verify_chain || section->verify_peer;
+}
+
+static inline bool section_keeps_source(const struct section *section)
+{
+	return section->transparent == TRANSPARENT_SOURCE || section->transparent == TRANSPARENT_BOTH;
+}
+
+static inline bool section_keeps_destination(const struct section *section)
+{
+	return section->transparent == TRANSPARENT_DESTINATION || section->transparent == TRANSPARENT_BOTH;
 }
 
 struct config {

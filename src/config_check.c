@@ -224,7 +224,7 @@ static unsigned endpoints(const struct service_options *service)
 
 	count += service->pub.connect.count > 0;
 	count += service->exec != NULL;
-	count += service->transparent == TRANSPARENT_DESTINATION || service->transparent == TRANSPARENT_BOTH;
+	count += section_keeps_destination(&service->pub);
 	count += !client && service->sni.count > 0;
 	count += protocol && (client ? protocol->client_endpoint : protocol->server_endpoint);
 	return count;

@@ -183,6 +183,11 @@ const struct config_note config_notes[] = {
 	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
 	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},
 	{"TIMEOUTocsp", "It is a deadline for the whole question, from the lookup of the name to the end of the answer."},
+	{"transparent",
+         "`source` (also written `yes`) connects from the client's address, and from its port where that is free; the server's answers must "
+         "be routed back to this machine. `destination` connects to where the client wanted to go before TPROXY, REDIRECT or DNAT brought its "
+         "connection here, and takes the place of `connect`. `both` is both. `none` is also written `no`. A destination that is tlsplice "
+         "itself is refused. Needs CAP_NET_ADMIN or CAP_NET_RAW, and rules and routes such as configs/tproxy has."},
 	{"verify",
          "Obsolete: `verifyChain` and `verifyPeer` say it more clearly. 0 asks for a certificate and does not look at it, "
          "1 verifies the chain of one that is there, 2 is `verifyChain`, 3 is both, 4 is `verifyPeer`."},

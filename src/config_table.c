@@ -94,12 +94,6 @@ static bool asks_libwrap(const struct global_options *global, const struct servi
 	return service->libwrap;
 }
 
-static bool asks_transparent(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->transparent != TRANSPARENT_NONE;
-}
-
 static bool asks_transport(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;

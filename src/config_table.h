@@ -43,8 +43,6 @@ struct origin {
 	unsigned order; /* counts all options set in a reading */
 };
 
-enum transparent { TRANSPARENT_NONE, TRANSPARENT_SOURCE, TRANSPARENT_DESTINATION, TRANSPARENT_BOTH };
-
 /* What a reading knows about either kind of option set. Must come first in both, see origins_of(). */
 struct origins {
 	struct origin *of[OPTION_COUNT]; /* NULL: default */
@@ -71,7 +69,6 @@ struct service_options {
 	const char *exec, *exec_args, *ident, *setuid, *setgid;
 	bool pty, libwrap;
 	long retry_ms; /* 0 = yes without delay; negative = no */
-	int transparent;
 
 	/* negotiation */
 	const char *protocol, *protocol_authentication, *protocol_domain, *protocol_host, *protocol_password, *protocol_username;

@@ -81,6 +81,7 @@ struct conn {
 	struct tls tls;
 	struct pump to_tls, to_plain;
 	struct upstream *upstream;       /* where it goes */
+	bool translated;                 /* it came by NAT: its destination was another one */
 	bool redirected;                 /* upstream is the redirect's */
 	bool chosen;                     /* `first` has been chosen */
 	size_t first;                    /* the first address of the upstream to try */

@@ -5,6 +5,7 @@
 #include "dial.h"
 
 #include "lookup.h"
+#include "transparent.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -114,13 +115,19 @@ static bool bind_local(struct conn *c, int fd, const struct addr *to)
 
 		if (from->sa.sa_family != to->sa.sa_family)
 			continue;
-		if (bind(fd, &from->sa, from->len) == 0)
-			return true;
-		conn_log(c, LOG_ERR, "s_connect: bind %s: %s (%d)", addr_text(from, text), strerror(errno), errno);
-		return false;
+		if (section_keeps_source(c->service->conf)) /* `local` takes the client's place, but may be foreign too */
+			transparent_set(fd, from->sa.sa_family, true);
+		return transparent_bind_ephemeral(c, fd, from);
 	}
 	conn_log(c, LOG_NOTICE, "s_connect: no local address of the family of %s", addr_text(to, text));
 	return true;
+}
+
+static bool bind_source(struct conn *c, int fd, const struct addr *to)
+{
+	if (section_keeps_source(c->service->conf) && c->service->upstream->local.count == 0)
+		return transparent_bind(c, fd, to);
+	return bind_local(c, fd, to);
 }
 
 static int new_socket(struct conn *c, const struct addr *to)
@@ -133,7 +140,7 @@ static int new_socket(struct conn *c, const struct addr *to)
 		return -1;
 	}
 	sockopts_apply(&conf->socket[SOCK_REMOTE], SOCK_REMOTE, fd, c->id, conf->debug);
-	if (bind_local(c, fd, to))
+	if (bind_source(c, fd, to))
 		return fd;
 	close(fd);
 	return -1;
@@ -191,15 +198,25 @@ static bool dial_one(struct conn *c, const struct addr *to, size_t choice)
 	return false;
 }
 
+/* What the client wanted is the only place to go, but for peers that `redirect` sends away. */
+static bool is_given(const struct conn *c)
+{
+	return section_keeps_destination(c->service->conf) && !c->redirected;
+}
+
 void dial(struct conn *c)
 {
-	struct addr_list mine = {0};
-	const struct addr_list *list;
+	struct addr original;
+	struct addr_list mine = {0}, given = {.addrs = &original};
+	const struct addr_list *list = &given;
 
 	if (c->failed)
 		return;
 	conn_deadline(c, TIMEOUT_FOREVER, NULL);
-	list = addresses(c, &mine);
+	if (is_given(c))
+		given.count = transparent_destination(c, &original);
+	else
+		list = addresses(c, &mine);
 	if (list->count > 1 && !c->chosen)
 		c->first = begin(c, list);
 	for (size_t i = 0; i < list->count && !c->failed; i++) {
@@ -211,7 +228,7 @@ void dial(struct conn *c)
 			conn_issue_tickets(c, list->count > 1 ? to : NULL);
 		goto out;
 	}
-	if (!c->failed)
+	if (!c->failed && (list->count || !is_given(c)))
 		conn_log(c, LOG_ERR, list->count ? "No more addresses to connect" : "No remote host resolved");
 	conn_fail(c, CONN_RESET);
 out:

@@ -5,6 +5,7 @@
 #include "listen.h"
 
 #include "log.h"
+#include "transparent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -45,6 +46,17 @@ static void remove_stale(const struct addr *addr)
 	close(fd);
 }
 
+/* TPROXY gives connections to other machines' addresses only to sockets that may have these. */
+static void be_transparent(const struct section *s, int fd, const struct addr *addr)
+{
+	bool on = transparent_listens(s);
+	int error = addr->sa.sa_family == AF_UNIX ? 0 : transparent_set(fd, addr->sa.sa_family, on);
+
+	if (error && on)
+		log_global(LOG_WARNING, "Service [%s]: setsockopt IP_TRANSPARENT: %s (%d): TPROXY cannot send connections here",
+		           s->name, strerror(-error), -error);
+}
+
 static int new_socket(const struct section *s, const struct addr *addr)
 {
 	int fd = socket(addr->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -52,6 +64,7 @@ static int new_socket(const struct section *s, const struct addr *addr)
 	if (fd < 0)
 		return -errno;
 	log_global(LOG_DEBUG, "Listening file descriptor created (FD=%d)", fd);
+	be_transparent(s, fd, addr);
 	/* An option that the socket refuses (IPV6_V6ONLY on IPv4) means: not this address. */
 	if (sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, fd, NULL, s->debug) > 0) {
 		close(fd);
@@ -218,8 +231,10 @@ static bool keep(struct listening *l, const struct section *s, const struct addr
 
 		if (!b->owner && addr_equal(&b->wanted, addr)) {
 			b->owner = s;
-			for (unsigned w = 0; w < l->workers; w++)
+			for (unsigned w = 0; w < l->workers; w++) {
+				be_transparent(s, b->listener[w]->fd, addr);
 				sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, b->listener[w]->fd, NULL, s->debug);
+			}
 			return true;
 		}
 	}

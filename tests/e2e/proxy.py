@@ -42,10 +42,11 @@ def until(check, timeout=10, what="condition"):
         time.sleep(0.02)
 
 
-def listening_ports():
+def listening_ports(pid="self"):
+    """Of the network that a process is in."""
     ports = set()
     for name in ("tcp", "tcp6"):
-        with open("/proc/net/" + name) as table:
+        with open(f"/proc/{pid}/net/{name}") as table:
             for line in table.readlines()[1:]:
                 fields = line.split()
                 if fields[3] == "0A":
@@ -108,7 +109,7 @@ class Proxy:
         def check():
             if self.process.poll() is not None:
                 raise StartFailed(f"exit status {self.process.returncode}:\n{self.log()}")
-            return ports <= listening_ports() and all(os.path.exists(path) for path in paths) and (
+            return ports <= listening_ports(self.pid) and all(os.path.exists(path) for path in paths) and (
                 "Configuration successful" in self.log() or "debug = " not in self.text or ports or paths)
         until(check, 20, "proxy listens")
         silent = re.search(r"(?mi)^foreground\s*=\s*quiet", self.text)
@@ -183,7 +184,7 @@ class Proxy:
         if IS_STUNNEL:
             time.sleep(0.5)  # it closes its listeners and opens them again
         ports = {int(port) for port in re.findall(r"(?mi)^\s*accept\s*=\s*(?:\S*:)?(\d+)\s*$", self.text)}
-        until(lambda: ports <= listening_ports(), 20, "listening after the reload")
+        until(lambda: ports <= listening_ports(self.pid), 20, "listening after the reload")
         # Old listeners go away in their own time; a higher base would hide a leak.
         base = self.base_fds
         self.settle()

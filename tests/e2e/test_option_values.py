@@ -121,7 +121,7 @@ SECTION = [
     ("socket = x:SO_KEEPALIVE=1", "Illegal socket option"),
     ("socket = r:TCP_KEEPIDLE=60", OK),
     ("socket = r:SO_BINDTODEVICE=lo", OK),
-    ("transparent = yes", not_built("transparent")),
+    ("transparent = yes", OK),
     ("transparent = none", OK),
     ("transparent = foo", "Selected transparent proxy mode is not available"),
     ("failover = rr", OK),
