@@ -111,6 +111,7 @@ def test_dh_with_a_pre_shared_key(bench, tmp_path):
     assert FFDHE2048 in out and "Cipher is DHE-PSK-AES128-GCM-SHA256" in out
 
 
+@pytest.mark.ours
 def test_dh_with_gnutls(bench, need, pki):
     proxy = bench.tls_server(DHE, pem=pki.rsa_pem)
     out = subprocess.run([need("gnutls-cli"), "-p", str(proxy.port), "--x509cafile", pki.ca, "--priority",

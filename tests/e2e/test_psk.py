@@ -82,6 +82,7 @@ def is_refused(port):
 # --- server mode ---
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.valgrind
 def test_server(bench, secrets, version):
@@ -96,9 +97,10 @@ def test_server(bench, secrets, version):
     proxy.wait_log(r'LOG5\[1\]: Key configured for PSK identity "bob"$')
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.parametrize("case", ["no key", "unknown", "wrong key", "other's key"])
-@pytest.mark.parametrize("with_cert", [False, pytest.param(True, marks=pytest.mark.ours)], ids=["", "cert"])
+@pytest.mark.parametrize("with_cert", [False, True], ids=["", "cert"])
 def test_server_refuses(bench, pki, secrets, version, case, with_cert):
     """A certificate of the section's makes no difference: it is not shown to clients without a key."""
     proxy = server(bench, secrets, f"cert = {pki.ec_pem}" if with_cert else "", handler=greeting("hello"))
@@ -205,6 +207,7 @@ def test_certificate_by_config_is_refused(bench, pki, secrets):
     assert 'PSK: a certificate in "config" would let clients in without a pre-shared key' in said
 
 
+@pytest.mark.ours
 @VERSIONS
 def test_virtual_host_with_keys(bench, pki, secrets, version):
     """Beside a primary section with a certificate: each has its own."""
@@ -356,6 +359,7 @@ def test_empty_identity(bench, tmp_path):
 # --- both roles ---
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.parametrize("suite", [None, "AES"])
 def test_pair(bench, secrets, version, suite):
@@ -401,6 +405,7 @@ def test_bad_files(bench, tmp_path, text, message):
 # --- other programs ---
 
 
+@pytest.mark.ours
 @VERSIONS
 def test_gnutls_cli(bench, need, secrets, version):
     proxy = server(bench, secrets, handler=greeting("hello from behind"))

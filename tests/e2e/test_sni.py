@@ -155,6 +155,7 @@ def test_malformed_name_ends_the_handshake(bench, change):
     hosts.proxy.wait_log(r"LOG3\[0\]: SNI: malformed servername")
 
 
+@pytest.mark.ours
 def test_name_is_acknowledged(bench):
     """RFC 6066 section 3: an empty extension says that the name was of use; there is none where it was not."""
     hosts = Hosts(bench, {"one": "sni = p:a.test"})
@@ -210,6 +211,7 @@ def test_tls_properties(bench, options, arguments, expected, other):
         assert other in said, said
 
 
+@pytest.mark.ours
 def test_log_level(bench):
     """Until the switch the lines are the primary's, then the virtual host's."""
     hosts = Hosts(bench, {"quiet": "sni = p:quiet\ndebug = 0", "loud": "sni = p:loud\ndebug = 7"}, primary="debug = 5")
@@ -317,6 +319,7 @@ def resumes(hosts, server_name, context, session):
     return reused, answer
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.parametrize("options", ["", "options = NO_TICKET"], ids=["ticket", "cache"])
 def test_sessions_stay_in_their_section(bench, version, options):
@@ -348,6 +351,7 @@ def test_session_resume_is_each_section_s_own(bench, version, which):
 # --- reload, load ---
 
 
+@pytest.mark.ours
 def test_reload(bench):
     """Virtual hosts come and go; connections stay, and so do sessions of sections that are as they were."""
     def mute(_name):
@@ -474,6 +478,7 @@ def test_trust(bench, pki, version):
     assert hosts.who("other", with_one) == "p" and hosts.who("other", without) == "p"
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.parametrize("options", ["", "options = NO_TICKET"], ids=["ticket", "cache"])
 def test_session_without_certificate_does_not_open_a_virtual_host(bench, pki, version, options):
@@ -488,6 +493,7 @@ def test_session_without_certificate_does_not_open_a_virtual_host(bench, pki, ve
     assert resumes(hosts, None, context, session_of(hosts, None, context)) == (True, "p")
 
 
+@pytest.mark.ours
 @VERSIONS
 @pytest.mark.parametrize("options", ["", "options = NO_TICKET"], ids=["ticket", "cache"])
 def test_session_of_one_trust_is_none_of_another(bench, pki, version, options):
