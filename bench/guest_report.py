@@ -94,7 +94,7 @@ def text(cells, remarks, rows, proxies, versions, options):
              "TLS_AES_128_GCM_SHA256, X25519, ECDSA P-256, one worker.",
              "Instructions of the proxy's threads, its part of the kernel included. bench/README.md says how to read this.", ""]
     lines += tables(cells, rows, proxies) + promotion(cells)
-    lines += [f"- {p.title}: {versions[p.name] or 'built here'}" + (f", commit {commits(cells, p)}" if p.kind == "subject" else "")
+    lines += [f"- {p.title}: {versions.get(p.name) or 'built here'}" + (f", commit {commits(cells, p)}" if p.kind == "subject" else "")
               + (f"; {p.note}" if p.note else "") for p in proxies]
     bad = [f"- {c['proxy']}, {c['row']}: {c['errors']} errors ({c['error']}), not counted" for c in cells if c.get("errors")]
     if bad or remarks:
