@@ -179,7 +179,8 @@ void tls_log_session_id(const struct tls *tls, const SSL_SESSION *session)
 {
 	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
 
-	if (*tls_session_id_text(session, hex)) /* TLS 1.3, client: it comes with the ticket */
+	/* TLS 1.3, client: it comes with the ticket. */
+	if (tls->section->debug >= LOG_INFO && *tls_session_id_text(session, hex))
 		tls_log(tls, LOG_INFO, "Session id: %s", hex);
 }
 
@@ -205,6 +206,7 @@ enum tls_progress tls_handshake(struct tls *tls)
 
 	ERR_clear_error();
 	code = SSL_do_handshake(tls->ssl);
+	tls_context_listen(tls->context, false);
 	if (tls->greeted && !tls->chosen)
 		forget_hello(tls);
 	if (code == 1) {
@@ -283,7 +285,7 @@ static bool needs_openssl(const struct tls *tls)
 
 	if (version < TLS1_2_VERSION || tls->traffic.rekeyed || SSL_get_shutdown(tls->ssl) || tls_modules_fips())
 		return true;
-	if (version == TLS1_3_VERSION && tls->traffic.secret_len == 0)
+	if (version == TLS1_3_VERSION && !(tls->traffic.client_known && tls->traffic.server_known))
 		return true;
 	/* A server that asks for a second handshake gets it from OpenSSL alone. */
 	if (version == TLS1_2_VERSION && tls->section->client && tls->section->renegotiation)

@@ -143,6 +143,18 @@ static void watch_renegotiation(struct tls *tls, SSL *ssl, int write, int type, 
 	}
 }
 
+static void keylog(const SSL *ssl, const char *line)
+{
+	struct tls *tls = SSL_get_app_data(ssl);
+
+	tls_traffic_keylog(&tls->traffic, line);
+}
+
+void tls_context_listen(struct tls_context *context, bool listen)
+{
+	SSL_CTX_set_keylog_callback(context->ctx, listen ? keylog : NULL);
+}
+
 /* Every record and handshake message that OpenSSL reads or writes. */
 static void message(int write, int version, int type, const void *data, size_t n, SSL *ssl, void *arg)
 {
@@ -150,14 +162,9 @@ static void message(int write, int version, int type, const void *data, size_t n
 	(void)arg;
 
 	tls_traffic_message(&tls->traffic, write, version, type, data, n);
+	if (type == SSL3_RT_HANDSHAKE && n > 0 && *(const unsigned char *)data == SSL3_MT_FINISHED && version == TLS1_3_VERSION)
+		tls_context_listen(tls->context, true);
 	watch_renegotiation(tls, ssl, write, type, data, n);
-}
-
-static void keylog(const SSL *ssl, const char *line)
-{
-	struct tls *tls = SSL_get_app_data(ssl);
-
-	tls_traffic_keylog(&tls->traffic, line);
 }
 
 /* Of the two lists of defaults the first is for an OpenSSL, or a provider, that has all groups in it. */
@@ -314,7 +321,6 @@ static bool context_fill(struct tls_context *context, const struct section *sect
 	}
 	SSL_CTX_set_info_callback(ctx, info);
 	SSL_CTX_set_msg_callback(ctx, message);
-	SSL_CTX_set_keylog_callback(ctx, keylog);
 	return set_config(ctx, section) && tls_trust_check(context) && tls_psk_install(ctx, section, announce) &&
 	       tls_dh_install(ctx, section, identity, library->context, announce);
 }

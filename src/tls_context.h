@@ -50,4 +50,10 @@ const char *tls_session_id_text(const struct ssl_session_st *session, char *hex)
 /* Logs a session's id at LOG_INFO, if it has one. */
 void tls_log_session_id(const struct tls *tls, const struct ssl_session_st *session);
 
+/*
+ * Whether OpenSSL is to tell the secrets that it derives. It writes each of them down in hexadecimal, 30 thousand instructions, so it is asked
+ * for those of the traffic alone, which come after a Finished; the context is its worker's, and a handshake that waits meanwhile asks again.
+ */
+void tls_context_listen(struct tls_context *context, bool listen);
+
 #endif

@@ -23,9 +23,9 @@ void tls_traffic_keylog(struct tls_traffic *t, const char *line)
 	if (!secret)
 		return;
 	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
-		take_secret(t->client, &t->secret_len, secret + 1);
+		t->client_known = take_secret(t->client, &t->secret_len, secret + 1);
 	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
-		take_secret(t->server, &t->secret_len, secret + 1);
+		t->server_known = take_secret(t->server, &t->secret_len, secret + 1);
 }
 
 /*
@@ -72,7 +72,8 @@ static void *unconst(const void *pointer)
 }
 
 /* HKDF-Expand-Label(secret, label, "", n), RFC 8446 7.1. */
-static bool expand_label(const char *digest, const unsigned char *secret, size_t secret_len, const char *label, unsigned char *out, size_t n)
+static bool expand_label(const char *digest, const unsigned char *secret, size_t secret_len, const char *label,
+                         unsigned char *out, size_t n)
 {
 	int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
 	OSSL_PARAM params[] = {
@@ -87,7 +88,8 @@ static bool expand_label(const char *digest, const unsigned char *secret, size_t
 	return derive("TLS13-KDF", params, out, n);
 }
 
-bool tls_keys_from_secret(struct tls_keys *keys, enum aead_cipher cipher, const char *digest, const unsigned char *secret, size_t n)
+bool tls_keys_from_secret(struct tls_keys *keys, enum aead_cipher cipher, const char *digest, const unsigned char *secret,
+                          size_t n)
 {
 	return expand_label(digest, secret, n, "key", keys->key, aead_key_len(cipher)) &&
 	       expand_label(digest, secret, n, "iv", keys->iv, AEAD_NONCE);
@@ -110,10 +112,12 @@ static unsigned char *take(unsigned char *from, void *to, size_t n)
 	return from + n;
 }
 
-bool tls_keys_from_master(struct tls_keys *client, struct tls_keys *server, enum aead_cipher cipher, const char *digest, const SSL *ssl)
+bool tls_keys_from_master(struct tls_keys *client, struct tls_keys *server, enum aead_cipher cipher, const char *digest,
+                          const SSL *ssl)
 {
 	enum { LABEL = 13 }; /* "key expansion" */
-	unsigned char master[SSL_MAX_MASTER_KEY_LENGTH], seed[LABEL + 2 * SSL3_RANDOM_SIZE], block[2 * (AEAD_KEY_MAX + AEAD_NONCE)];
+	unsigned char master[SSL_MAX_MASTER_KEY_LENGTH], seed[LABEL + 2 * SSL3_RANDOM_SIZE],
+		block[2 * (AEAD_KEY_MAX + AEAD_NONCE)];
 	size_t key_len = aead_key_len(cipher), iv_len = cipher == AEAD_CHACHA20_POLY1305 ? 12 : 4;
 	size_t master_len = SSL_SESSION_get_master_key(SSL_get0_session(ssl), master, sizeof(master));
 	OSSL_PARAM params[] = {
