@@ -257,6 +257,7 @@ def test_the_configuration_file_is_not_read(bench, tmp_path, first, second):
     assert len(proxy.lines("Reading configuration from file")) == 1
 
 
+@pytest.mark.valgrind
 def test_each_section_for_itself(bench, tmp_path, first, second, third):
     """One section's file is bad, another's is good, a third does not ask for it."""
     paths = [str(tmp_path / f"{name}.pem") for name in ("bad", "good", "still")]

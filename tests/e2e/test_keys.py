@@ -124,6 +124,7 @@ def test_many_handshakes_at_once_with_one_token(bench, pki, token, tools):
     assert int(re.search(r"ok (\d+) failed 0", out).group(1)) > 8, out
 
 
+@pytest.mark.valgrind
 def test_a_certificate_file_with_its_key_in_a_token(bench, pki, token):
     proxy = bench.tls_server(token.keys("ec"), pem=pki.ec, head=token.head())
     assert proxy.lines(f"LOG6.*Certificate loaded from: {pki.ec}")
@@ -259,6 +260,7 @@ def test_two_pass_phrases_and_a_reload(bench, pki, tmp_path):
             terminal.say(phrase)
         terminal.expect("Configuration successful")
         until(lambda: not bench.ports.free(ports[1]))
+        bench.client(ports[0]).ping().bye()  # from here on signals are taken
         os.kill(terminal.pid, signal.SIGHUP)
         terminal.expect("(?s)Configuration successful.*Configuration successful")
         for port in ports:
@@ -406,6 +408,7 @@ def vault(key, cert):
     return f"setEnv = OPENSSL_MODULES={os.path.dirname(module('vault'))}\nprovider = vault\n", f"vault:{cert}", f"vault:{key}"
 
 
+@pytest.mark.valgrind
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 def test_a_key_that_stays_in_its_provider(bench, pki, kind):
     head, cert, key = vault(getattr(pki, kind + "_key"), getattr(pki, kind))
