@@ -15,6 +15,7 @@ import proxy as proxies
 from peers import client_context, connect, echo, name, server_context
 from pki import openssl
 from proxy import SLOW, until
+from sessiond import Sessiond
 
 pytestmark = pytest.mark.ours
 
@@ -75,9 +76,9 @@ def field(der, tag):
     return None
 
 
-def ticket_of(tmp_path, port, version):
-    """A ticket as it came over the wire, by openssl s_client, which waits for it."""
-    path = tmp_path / f"ticket{time.monotonic_ns()}"
+def ticket_of(tmp_path, port, version, path=None):
+    """A ticket as it came over the wire, by openssl s_client, which waits for it. The session is in the file `path` then."""
+    path = path or tmp_path / f"ticket{time.monotonic_ns()}"
     child = subprocess.Popen(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-sess_out", str(path),
                               "-tls1_2" if version == V12 else "-tls1_3"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
@@ -120,6 +121,82 @@ def test_random_keys_name_themselves(bench, tmp_path, version):
     names = {ticket_of(tmp_path, proxy.port, version)[:16] for _ in range(2)}
     assert len(names) == 1
     assert len({ticket_of(tmp_path, bench.tls_server().port, version)[:16] for _ in range(2)} | names) == 3
+
+
+# --- tickets that were made by somebody else ---
+
+
+def element(tag, body):
+    size = len(body)
+    return bytes([tag]) + (bytes([size]) if size < 128 else bytes([0x82]) + size.to_bytes(2, "big")) + body
+
+
+def with_field(der, tag, value):
+    """A session in DER form with another content of a context field; None: without the field."""
+    def length(at):
+        size, head = der[at + 1], 2
+        if size & 0x80:
+            head += size & 0x7f
+            size = int.from_bytes(der[at + 2:at + head], "big")
+        return head, size
+    head, size = length(0)
+    at, body, end = head, b"", head + size
+    while at < end:
+        head, size = length(at)
+        if der[at] != tag:
+            body += der[at:at + head + size]
+        elif value is not None:
+            body += element(tag, element(4, value))
+        at += head + size
+    return element(0x30, body)
+
+
+def sealed(plain, key, mac, name_of_key):
+    iv = os.urandom(16)
+    done = subprocess.run(["openssl", "enc", "-e", "-aes-128-cbc", "-K", key.hex(), "-iv", iv.hex()], input=plain, stdout=subprocess.PIPE,
+                          timeout=30, check=True)
+    return signed(name_of_key + iv + done.stdout, mac)
+
+
+def signed(body, mac):
+    return body + hmac.new(mac, body, hashlib.sha256).digest()
+
+
+FORGED = {
+    # what is done to it, whether it is resumed, what is said
+    "another name": (lambda der: der, True, None),
+    "no data": (lambda der: with_field(der, 0xb2, None), False, "LOG4.*Failed to get ticket application data"),
+    "five bytes": (lambda der: with_field(der, 0xb2, b"\xff" * 5), False, "LOG4.*Invalid ticket application data length"),
+    "much": (lambda der: with_field(der, 0xb2, b"\1\1" + bytes(16) + b"\4" * 100), False, "LOG4.*Invalid ticket application data length"),
+    "mixed": (lambda der: with_field(der, 0xb2, b"\xff" * 7 + b"\0"), False, "LOG4.*Invalid ticket application data value"),
+    "ones": (lambda der: with_field(der, 0xb2, b"\xff" * 8), True, "LOG6.*authenticated session: yes"),
+    "32 bits": (lambda der: with_field(der, 0xb2, bytes(4)), True, "LOG6.*authenticated session: no"),
+    "other checks": (lambda der: with_field(der, 0xb2, b"\1\1" + bytes(16)), False, "LOG6.*other checks are made: it is not resumed"),
+    "no session": (lambda der: b"\x30\x03\x02\x01\x01", False, None),
+    "nothing": (lambda der: b"", False, None),
+}
+
+
+@pytest.mark.san
+@VERSIONS
+@pytest.mark.parametrize("how", [*FORGED, "a bit"])
+def test_tickets_of_others(bench, tmp_path, version, how):
+    """Made with the right secrets, under whatever name, but not by us; or not quite with the secrets."""
+    proxy = bench.tls_server(SECRETS)
+    key, mac = bytes.fromhex(KEY), bytes.fromhex(MAC)
+    path, forged = tmp_path / "session", tmp_path / "forged"
+    ticket = ticket_of(tmp_path, proxy.port, version, path)
+    der = base64.b64decode(re.search(b"-----BEGIN.*?-----(.*?)-----END", path.read_bytes(), re.S).group(1))
+    change, reused, said = FORGED.get(how, (None, False, None))
+    ticket = sealed(change(opened(ticket, key, mac)), key, mac, os.urandom(16)) if change else ticket[:-1] + bytes([ticket[-1] ^ 1])
+    forged.write_text("-----BEGIN SSL SESSION PARAMETERS-----\n" + base64.encodebytes(with_field(der, 0xaa, ticket)).decode() +
+                      "-----END SSL SESSION PARAMETERS-----\n")
+    done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{proxy.port}", "-sess_in", str(forged),
+                           "-tls1_2" if version == V12 else "-tls1_3"], input=b"Q\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=30 * SLOW)
+    assert (b"Reused, TLSv1." if reused else b"New, TLSv1.") in done.stdout, done.stdout.decode(errors="replace")
+    if said:
+        proxy.wait_log(said)
 
 
 # --- shared secrets ---
@@ -194,6 +271,20 @@ def test_secrets_are_shared_with_stunnel(bench, stunnel, version):
     back = resumes(bench, theirs.port, new_session(bench, ours.port, version), version)
     assert back.reused
     assert resumes(bench, ours.port, back.session, version).reused
+
+
+@pytest.mark.san
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_number_of_tickets(bench, number):
+    """What `config` says of TLS 1.3; after a resumption one, as one was used up."""
+    proxy = bench.tls_server(f"config = NumTickets:{number}")
+    session = new_session(bench, proxy.port, V13)
+    proxy.wait_log(r"LOG7\[0\]: Service \[s\] finished")
+    assert len(proxy.lines(r"LOG7\[0\]: New session callback")) == number
+    if number:
+        assert resumes(bench, proxy.port, session, V13).reused
+        proxy.wait_log(r"LOG7\[1\]: Service \[s\] finished")
+        assert len(proxy.lines(r"LOG7\[1\]: New session callback")) == 1
 
 
 # --- other clients ---
@@ -471,6 +562,20 @@ def test_persistence_with_unix_sockets(bench, tmp_path, version):
         first, session, _ = served_by(bench, proxy.port, None, version)
         who, _, reused = served_by(bench, proxy.port, session, version)
         assert reused and who == first
+
+
+@pytest.mark.san
+@VERSIONS
+@pytest.mark.parametrize("shared", ["secrets", "sessiond"])
+def test_every_process_knows_the_backend(bench, version, shared):
+    ports = [f"127.0.0.1:{backend.port}" for backend in backends(bench, 4)]
+    extra = SECRETS if shared == "secrets" else "sessiond = " + bench.keep(Sessiond(bench.ports())).address
+    nodes = [several(bench, ports, f"failover = rr\n{extra}") for _ in range(2)]
+    first, session, _ = served_by(bench, nodes[0].port, None, version)
+    for turn in range(4):
+        who, again, reused = served_by(bench, nodes[1 - turn % 2].port, session, version)
+        assert reused and who == first
+        session = again or session
 
 
 @pytest.mark.san
