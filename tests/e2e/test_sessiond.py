@@ -219,6 +219,32 @@ def test_nobody_waits_for_the_one_who_waits(bench, cache, visit, context):
     released.set()
 
 
+@pytest.mark.parametrize("how", ["the client goes", "the proxy ends"])
+def test_an_end_while_it_waits(bench, cache, visit, context, how):
+    a, b = node(bench, cache), node(bench, cache)
+    _, session, _ = visit(a.port, V12)
+    asked = threading.Event()
+
+    def silent(ident, value):
+        asked.set()
+        return []
+    cache.answer = silent
+    client = bench.client(b.port, context(V12), session=session, handshake=False)
+    try:
+        client.tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    client.flush()
+    assert asked.wait(20 * SLOW)
+    if how == "the proxy ends":
+        b.expect_open = True
+        b.stop()
+    else:
+        client.abort()
+        b.wait_log(r"LOG7\[0\]: Service \[s\] finished")
+        assert visit(b.port, V12)[0] == "ping"
+
+
 def refusing(bench, cache, visit, answer, version=V12):
     """A node that is told nonsense of a session."""
     a, b = node(bench, cache), node(bench, cache)

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import proxy as proxies
-from peers import client_context, connect, echo, name, server_context
+from peers import client_context, connect, echo, name, server_context, source
 from pki import openssl
 from proxy import SLOW, until
 from sessiond import Sessiond
@@ -294,7 +294,7 @@ def test_number_of_tickets(bench, number):
 @VERSIONS
 @pytest.mark.parametrize("store", ["", "options = NO_TICKET"])
 def test_gnutls_resumes(bench, need, version, store):
-    proxy = bench.tls_server(store, backend=bench.server(name("hello\n")))
+    proxy = bench.tls_server(store, backend=bench.server(source(b"hello\n")))
     done = subprocess.run([need("gnutls-cli"), "--insecure", "--resume", "--waitresumption", "--priority",
                            f"NORMAL:-VERS-ALL:+VERS-TLS1.{2 if version == V12 else 3}", "-p", str(proxy.port), "127.0.0.1"], input=b"",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW)
@@ -306,7 +306,7 @@ def test_gnutls_resumes(bench, need, version, store):
 @VERSIONS
 def test_openssl_resumes_again_and_again(bench, tmp_path, version):
     """A session file that is written anew by each connection."""
-    proxy = bench.tls_server(SECRETS, backend=bench.server(name("hello\n")))
+    proxy = bench.tls_server(SECRETS, backend=bench.server(source(b"hello\n")))
     path = tmp_path / "session"
     for turn in range(4):
         how = ["-sess_in", str(path)] if turn else []
