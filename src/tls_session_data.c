@@ -22,7 +22,8 @@ enum {
 	FAMILY_IPV4 = 4,
 	FAMILY_IPV6 = 6,
 	FAMILY_UNIX = 1,
-	ID_CONTEXT_MAX = 32, /* bytes of a section's name that a session is bound to without our doing; a longer one says it itself */
+	ID_CONTEXT_MAX =
+		32, /* bytes of a section's name that a session is bound to without our doing; a longer one says it itself */
 	PATH_AT = offsetof(struct sockaddr_un, sun_path),
 };
 

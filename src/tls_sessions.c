@@ -73,11 +73,6 @@ bool tls_sessions_reload(struct tls_sessions *t, const struct section *section)
 	return tls_tickets_reload(t->tickets, section);
 }
 
-struct tls_tickets *tls_sessions_tickets(struct tls_sessions *t)
-{
-	return t->tickets;
-}
-
 static struct tls_sessions *sessions_of(const struct tls *tls)
 {
 	return tls->context->sessions;

@@ -17,7 +17,4 @@ bool tls_sessions_install(const struct section *section, SSL_CTX *ctx);
 /* Client mode: offers a session of the destination, if there is one; logs which. */
 void tls_sessions_offer(struct tls *tls);
 
-/* The section's ticket keys. */
-struct tls_tickets *tls_sessions_tickets(struct tls_sessions *sessions);
-
 #endif
