@@ -32,16 +32,19 @@ SANFLAGS = $(if $(SAN),-Wno-unknown-warning-option -Wno-maybe-uninitialized -fsa
 # Optional: AES-GCM by intel-ipsec-mb where its header is installed (x86-64).
 ipsec_mb := $(wildcard /usr/include/intel-ipsec-mb.h)
 
+# Optional: hosts.allow and hosts.deny by the TCP wrappers library.
+libwrap := $(wildcard /usr/include/tcpd.h)
+
 override cflags = -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) $(HARDEN) $(SANFLAGS) -pthread \
 	$(if $(SAN),-DRING_FAULTS) $(if $(ipsec_mb),-DHAVE_IPSEC_MB) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
 override ldflags = -pie -Wl,-z,relro -Wl,-z,now -pthread $(SANFLAGS) $(LDFLAGS)
-LIBS	= $(if $(ipsec_mb),-lIPSec_MB) $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
+LIBS	= $(if $(ipsec_mb),-lIPSec_MB) $(if $(libwrap),-lwrap) $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
 
 # The context switch has landing pads for indirect branches, and no shadow stack: it leaves one stack for another.
 machine	:= $(shell uname -m)
 switch_cflags = $(if $(filter x86_64,$(machine)),-fcf-protection=branch)
 
-sources	:= $(filter-out $(if $(ipsec_mb),,src/aead_ipsec_mb.c),$(sort $(wildcard src/*.c src/*.S src/proto/*.c)))
+sources	:= $(filter-out $(if $(ipsec_mb),,src/aead_ipsec_mb.c) src/$(if $(libwrap),wrap_none,wrap_library).c,$(sort $(wildcard src/*.c src/*.S src/proto/*.c)))
 objects	:= $(patsubst %,$(BUILD)/%.o,$(basename $(sources)))
 library	:= $(filter-out $(BUILD)/src/main.o,$(objects))
 units	:= $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
@@ -122,7 +125,7 @@ quote	= '$(subst ','\'',$(1))'
 
 # Small files that compile and link when the thing they are named after is there; their first line says which
 # package it is in and which library to link.
-features = liburing openssl microhttpd $(if $(filter jemalloc,$(MALLOC)),jemalloc)
+features = liburing openssl microhttpd $(if $(filter jemalloc,$(MALLOC)),jemalloc) $(if $(libwrap),libwrap)
 
 $(BUILD)/features: $(features:%=tests/features/%.c) $(BUILD)/flags
 	$(Q)CC='$(CC)' tests/features/check $(SANFLAGS) -- $(features:%=tests/features/%.c)

@@ -88,6 +88,10 @@ struct section {
 	enum failover failover;
 	int transparent; /* enum transparent */
 
+	/* who may come in */
+	const char *ident; /* the user that identd must name, or NULL */
+	bool libwrap;      /* hosts.allow and hosts.deny decide */
+
 	/* TLS */
 	struct texts cert; /* files */
 	const char *key;   /* file; NULL = the first cert file */

@@ -6,6 +6,7 @@
 #include "config_table.h"
 
 #include "log.h"
+#include "wrap.h"
 
 #include <errno.h>
 #include <string.h>
@@ -215,6 +216,14 @@ static const char *check_sockets(const struct reading *reading, const struct ser
 	return NULL;
 }
 
+static const char *check_libwrap(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	if (!service->pub.libwrap || wrap_available())
+		return NULL;
+	return "\"libwrap\" needs a build with the library libwrap, which this one is not";
+}
+
 /* What a connection comes from and goes to, `accept` left out. */
 static unsigned endpoints(const struct service_options *service)
 {
@@ -255,6 +264,7 @@ typedef const char *rule_fn(const struct reading *reading, const struct service_
 static rule_fn *const rules[] = {
 	check_cert,     check_psk,     check_subjects, check_ocsp,      check_protocol, check_redirect, check_sni,
 	check_versions, check_tickets, check_trust,    check_ca_engine, check_ca_file,  check_crl,      check_sockets,
+	check_libwrap,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

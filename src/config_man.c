@@ -84,6 +84,8 @@ const struct config_note config_notes[] = {
 	{"failover", "`rr` begins anywhere and goes on by one for each connection. "
                      "An address that does not answer is followed by the next, until all have been tried. "
                      "Addresses that are looked up for each connection are always taken in their order."},
+	{"ident", "The server at port 113 of the client is asked, from the address that the client has connected to, and must answer that "
+                  "the connection is this user's. `TIMEOUTconnect` and then `TIMEOUTbusy` are the limits. Clients on Unix sockets are refused."},
 	{"include",
          "Regular files in the order of the bytes of their names, also those that begin with a dot; no subdirectories. "
          "An open section stays open in the files, and one that is opened there stays open after them. "
@@ -107,6 +109,10 @@ const struct config_note config_notes[] = {
          "`options = ENABLE_KTLS` means `yes`. `tlsplice -kernel` tells what this kernel can do."},
 	{"ktlsAfter",
          "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
+	{"libwrap", "The daemon's name in hosts.allow and hosts.deny is the section's, or its `service`. A client that chooses a virtual host is "
+                    "asked about for either section, where it has the option. "
+                    "The files are read for each connection, by a process outside of a `chroot`; slow lookups of names hold up nobody else, for `TIMEOUTbusy` at most. "
+                    "Clients on Unix sockets pass."},
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
 	{"OCSP", "A URL that begins with http://. It is asked about the peer's own certificate, unless a response that the server stapled has decided. "

@@ -88,12 +88,6 @@ static bool asks_protocol_host(const struct global_options *global, const struct
 	return service->pub.client && !service->sni.count;
 }
 
-static bool asks_libwrap(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->libwrap;
-}
-
 static bool asks_transport(const struct global_options *global, const struct service_options *service)
 {
 	(void)global;

@@ -66,8 +66,8 @@ struct service_options {
 	bool udp;
 
 	/* programs and access */
-	const char *exec, *exec_args, *ident, *setuid, *setgid;
-	bool pty, libwrap;
+	const char *exec, *exec_args, *setuid, *setgid;
+	bool pty;
 	long retry_ms; /* 0 = yes without delay; negative = no */
 
 	/* negotiation */

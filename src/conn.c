@@ -5,6 +5,7 @@
 #include "conn.h"
 
 #include "accelerator.h"
+#include "access.h"
 #include "coro.h"
 #include "dial.h"
 #include "fetch.h"
@@ -62,7 +63,7 @@ void conn_fail(struct conn *c, enum conn_end how)
 	c->how = how;
 }
 
-static void log_expired(struct conn *c)
+void conn_log_expired(struct conn *c)
 {
 	conn_log(c, LOG_INFO, "%s: s_poll_wait: TIMEOUTbusy exceeded: sending reset", c->doing);
 	conn_fail(c, CONN_RESET);
@@ -79,7 +80,7 @@ static bool await_bytes(struct conn *c, struct end *e)
 	if (chunk)
 		queue_append(&e->in, chunk);
 	if (c->expired)
-		log_expired(c);
+		conn_log_expired(c);
 	if (c->failed)
 		return false;
 	if (r > 0)
@@ -173,9 +174,7 @@ static void handshake_step(void *arg)
 {
 	struct handshake *h = arg;
 
-	h->progress = tls_handshake(&h->c->tls);
-	if (h->progress == TLS_CHOSE)
-		h->progress = switch_service(h->c);
+	h->progress = h->progress == TLS_CHOSE ? switch_service(h->c) : tls_handshake(&h->c->tls);
 }
 
 /* The connection has failed, but OpenSSL cannot let go of it yet. Returns whether the engine is still at work. */
@@ -192,12 +191,25 @@ static bool await_engine(struct conn *c)
 	bool answered = !c->failed && accelerator_await(c) == 0;
 
 	if (c->expired)
-		log_expired(c);
+		conn_log_expired(c);
 	if (answered && !c->failed)
 		return true;
 	conn_fail(c, CONN_RESET);
 	accelerator_settle(c, settle_step);
 	return false;
+}
+
+/* The client has chosen a virtual host: is it to come in there? Else the first section tells it so, by an alert. */
+static bool await_admission(struct conn *c, struct handshake *h)
+{
+	if (!c->tls.chosen->libwrap)
+		return true;
+	if (!access_check_host(c, c->tls.chosen)) {
+		c->tls.refused = true;
+		h->progress = TLS_WANTS_BYTES;
+	}
+	conn_deadline(c, c->service->conf->timeout_busy_s, "ssl_start");
+	return !c->failed;
 }
 
 /* Waits for what the handshake wants. Returns false when it is over, one way or the other. */
@@ -208,6 +220,7 @@ static bool await_more(struct conn *c, struct end *e, struct handshake *h)
 	switch (h->progress) {
 	case TLS_WANTS_BYTES: more = await_bytes(c, e); break;
 	case TLS_WANTS_ENGINE: more = await_engine(c); break;
+	case TLS_CHOSE: more = await_admission(c, h); break;
 	default: return false;
 	}
 	if (!more)
@@ -234,7 +247,7 @@ static void tls_up(struct conn *c)
 	stats = c->service->stats; /* a virtual host's, perhaps */
 	c->tls.ask = NULL;
 	if (c->expired && !c->failed) /* while something else than the peer was waited for */
-		log_expired(c);
+		conn_log_expired(c);
 	if (h.progress == TLS_DONE && !c->failed) {
 		stats_add(tls_resumed(&c->tls) ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
 	} else {
@@ -292,11 +305,20 @@ static void route(struct conn *c)
 static void greet(struct conn *c)
 {
 	const struct section *conf = c->service->conf;
-	char text[ADDR_TEXT_MAX];
 
 	conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
 	sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, conf->debug);
-	conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", conf->name, addr_text(&c->peer, text));
+}
+
+/* Nobody who is refused leaves this line. */
+static void welcome(struct conn *c)
+{
+	char text[ADDR_TEXT_MAX];
+
+	access_check(c);
+	if (!c->failed)
+		conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", c->service->conf->name,
+		         addr_text(&c->peer, text));
 }
 
 static void start_relay(void *arg)
@@ -317,6 +339,7 @@ static void conn_live(void *arg)
 	struct conn *c = arg;
 
 	greet(c);
+	welcome(c);
 	if (c->service->conf->client) {
 		dial(c);
 		tls_up(c);

@@ -109,6 +109,9 @@ void conn_accepted(struct service *service, struct worker *worker, int fd);
 /* The first failure of a conversation: it will end in `how` when conn_live() falls through. Log first. */
 void conn_fail(struct conn *c, enum conn_end how);
 
+/* The deadline has come: says so, and fails. */
+void conn_log_expired(struct conn *c);
+
 /* Ends a connection in any stage but TALKING: logs the accounting line, flushes what must still go, closes, frees. */
 void conn_finish(struct conn *c, enum conn_end how);
 

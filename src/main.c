@@ -8,6 +8,7 @@
 #include "serve.h"
 #include "sockopt.h"
 #include "tls.h"
+#include "wrap.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -50,7 +51,8 @@ static void print_banner(FILE *out)
 		fprintf(out, "Compiled/running with %s\n", tls_running_version());
 	else
 		fprintf(out, "Compiled with %s\nRunning  with %s\n", tls_compiled_version(), tls_running_version());
-	fprintf(out, "Threading:PTHREAD Sockets:IO_URING,IPv6 TLS:ENGINE,OCSP,PSK,SNI\n\n");
+	fprintf(out, "Threading:PTHREAD Sockets:IO_URING,IPv6 TLS:ENGINE,OCSP,PSK,SNI%s\n\n",
+	        wrap_available() ? " Auth:LIBWRAP" : "");
 }
 
 static int print_version(void)
@@ -156,6 +158,8 @@ int main(int argc, char **argv)
 	const char *name;
 	int status;
 
+	if (wrap_is_helper(argc, argv))
+		return wrap_main(argv);
 	log_set_id("ui");
 	tls_may_ask(true);
 	for (size_t i = 0; argc > 1 && i < sizeof(prints) / sizeof(*prints); i++)

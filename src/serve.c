@@ -4,6 +4,7 @@
  */
 #include "serve.h"
 
+#include "access.h"
 #include "admin.h"
 #include "conn.h"
 #include "daemon.h"
@@ -16,6 +17,7 @@
 #include "service.h"
 #include "stats.h"
 #include "worker.h"
+#include "wrap.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -165,12 +167,23 @@ static int take_signals(void)
 	return server.signal_fd < 0 ? -errno : 0;
 }
 
+/* Before keys are loaded: the helper process has none of them. */
+static bool prepare_access(const struct config *config)
+{
+	access_prepare(config);
+	return wrap_start(config);
+}
+
 static void reload(void)
 {
 	struct config *config = config_load(server.source);
 	struct watch *watch = config ? renew_watch(config) : NULL;
-	struct generation *next = config ? make_generation(config, server.current) : NULL;
+	struct generation *next = NULL;
 
+	if (config && prepare_access(config))
+		next = make_generation(config, server.current);
+	else
+		config_free(config);
 	if (next && !listening_prepare(&server.listening, next)) {
 		generation_free(next);
 		next = NULL;
@@ -297,17 +310,21 @@ static int reopen_log_in_ms(void)
 	return (int)(due - now_ms());
 }
 
+static int sooner(int timeout_ms, int other_ms)
+{
+	return other_ms >= 0 && other_ms < timeout_ms ? other_ms : timeout_ms;
+}
+
 /* Returns the next signal, or 0 when there is something else to look after. */
 static int next_signal(void)
 {
 	struct pollfd fds[] = {{.fd = server.signal_fd, .events = POLLIN},
-	                       {.fd = watch_descriptor(server.watch), .events = POLLIN}};
-	int timeout = reopen_log_in_ms(), watch_ms = watch_wait_ms(server.watch, now_ms());
+	                       {.fd = watch_descriptor(server.watch), .events = POLLIN},
+	                       {.fd = wrap_descriptor()}};
+	int timeout = sooner(reopen_log_in_ms(), watch_wait_ms(server.watch, now_ms()));
 	struct signalfd_siginfo info;
 
-	if (watch_ms >= 0 && watch_ms < timeout)
-		timeout = watch_ms;
-	poll(fds, 2, timeout);
+	poll(fds, 3, sooner(timeout, wrap_wait_ms(now_ms())));
 	return read(server.signal_fd, &info, sizeof(info)) == sizeof(info) ? (int)info.ssi_signo : 0;
 }
 
@@ -317,8 +334,10 @@ static void wait_for_signals(void)
 
 	do {
 		signal = next_signal();
-		if (!signal)
+		if (!signal) {
 			reload_certificates(now_ms());
+			wrap_look(now_ms());
+		}
 	} while (!signal || handle(signal));
 }
 
@@ -358,7 +377,7 @@ static bool prepare(struct config *config)
 
 	conn_set_limit(clients);
 	log_global(LOG_DEBUG, "Clients allowed=%u", clients);
-	if (!probe_ring() || !make_workers(config)) {
+	if (!probe_ring() || !prepare_access(config) || !make_workers(config)) {
 		config_free(config);
 		return false;
 	}
@@ -437,6 +456,7 @@ static void finish(void)
 	admin_stop(server.admin);
 	free(server.admin_address);
 	listening_end(&server.listening);
+	wrap_stop();
 	watch_free(server.watch);
 	close(server.signal_fd);
 	pid_file_remove(server.pid_file);

@@ -121,6 +121,7 @@ struct tls {
 	const char *alpn;             /* the application protocol agreed on, one of the section's; NULL: none */
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
 	struct queue hello;           /* what the client has sent until then */
+	bool refused; /* set by the owner in the place of tls_switch(): the client is not to come in there, and is told so by an alert */
 	/*
 	 * Set while the conversation can wait inside OpenSSL: asks an OCSP responder, suspending. Returns 0 with the whole reply; -ECANCELED: the
 	 * connection is to end; else another -errno, logged.
@@ -147,10 +148,10 @@ int tls_start(struct tls *tls, struct tls_context *context, struct bufs *bufs, s
 
 enum tls_progress {
 	TLS_DONE,
-	TLS_CHOSE,       /* server mode: the client's server name belongs to the section `chosen`: tls_switch() to its context, and call again */
-	TLS_WANTS_BYTES, /* send what is in `out`, append what comes to `in`, and call again */
+	TLS_CHOSE, /* server mode: the client's server name belongs to the section `chosen`: tls_switch() to its context, or set `refused`, and call again */
+	TLS_WANTS_BYTES,  /* send what is in `out`, append what comes to `in`, and call again */
 	TLS_WANTS_ENGINE, /* an engine is at work: call again when one of tls_engine_fds() is readable, and not before */
-	TLS_FAILED,      /* logged; `out` may hold an alert that should still be sent */
+	TLS_FAILED,       /* logged; `out` may hold an alert that should still be sent */
 };
 
 /* Takes the handshake as far as it goes. (deep) */

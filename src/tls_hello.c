@@ -83,6 +83,10 @@ static int hello(SSL *ssl, int *alert, void *arg)
 	size_t n;
 	(void)arg;
 
+	if (tls->refused) {
+		*alert = SSL_AD_ACCESS_DENIED;
+		return SSL_CLIENT_HELLO_ERROR;
+	}
 	if (tls->greeted)
 		return SSL_CLIENT_HELLO_SUCCESS;
 	tls->greeted = true;

@@ -210,7 +210,7 @@ def server_context(pem, version=None):
     return context
 
 
-def connect(address, rcvbuf=None):
+def connect(address, rcvbuf=None, source=None):
     if isinstance(address, str):
         sock = socket.socket(socket.AF_UNIX)
         target = "\0" + address[1:] if address.startswith("@") else address
@@ -219,6 +219,8 @@ def connect(address, rcvbuf=None):
         sock = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
     if rcvbuf:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    if source:
+        sock.bind((source, 0))
     sock.settimeout(TIMEOUT)
     sock.connect(target)
     return sock
@@ -227,8 +229,8 @@ def connect(address, rcvbuf=None):
 class TlsClient:
     """TLS over memory buffers, so that the test decides what reaches the wire and when."""
 
-    def __init__(self, address, context=None, server_name=None, handshake=True, session=None, rcvbuf=None):
-        self.sock = connect(address, rcvbuf)
+    def __init__(self, address, context=None, server_name=None, handshake=True, session=None, rcvbuf=None, source=None):
+        self.sock = connect(address, rcvbuf, source)
         if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

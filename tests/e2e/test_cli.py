@@ -327,7 +327,7 @@ def test_hostile_files_end_in_an_error(bench, content):
 @pytest.mark.ours
 @pytest.mark.san
 @pytest.mark.parametrize("option", ["protocol = smtp", "pty = yes", "verifyChain = yes\nCAfile = {ca}",
-                                    "verifyPeer = yes\nCAfile = {ca}\nredirect = 127.0.0.1:1", "libwrap = yes", "ident = user"])
+                                    "verifyPeer = yes\nCAfile = {ca}\nredirect = 127.0.0.1:1"])
 def test_an_option_that_is_not_built_yet_is_refused(bench, pki, option):
     """Never ignored in silence: either it works or the start ends with one sentence."""
     status, _, err = run_once(["-t", write(bench, minimal(bench, pki, option.format(ca=pki.ca) + "\n"))])

@@ -6,6 +6,7 @@
 #include "config_testing.h"
 
 #include "config_table.h"
+#include "wrap.h"
 
 #include <openssl/ssl.h>
 
@@ -288,8 +289,7 @@ Test(config_values, server)
 		{"local = [::1]", OK},
 		{"local =", "Failed to resolve local address"},
 		{"local = /x", "Failed to resolve local address"},
-		{"ident = joe", NOT_BUILT("ident")},
-		{"libwrap = yes", NOT_BUILT("libwrap")},
+		{"ident = joe", OK},
 		{"libwrap = no", OK},
 		{"sessiond = 127.0.0.1:9", OK},
 		{"sessiond = /run/x", "Failed to resolve sessiond server address (a port is needed here, not a Unix socket)"},
@@ -393,13 +393,22 @@ Test(config_values, sni_of_servers)
 	refused(SERVER "[t]\ncert = c\nconnect = 1\nsni = x:x\n", "[!] Service [t]: SNI section name not found\n");
 }
 
+Test(config_values, libwrap_needs_its_library)
+{
+	if (wrap_available())
+		config_free(load_good(SERVER "libwrap = yes\n"));
+	else
+		refused(SERVER "libwrap = yes\n",
+		        "[!] Service [s]: \"libwrap\" needs a build with the library libwrap, which this one is not\n");
+	config_free(load_good("libwrap = yes\n" SERVER "libwrap = no\n"));
+}
+
 Test(config_values, an_unbuilt_default_is_named_where_it_stands)
 {
-	refused("\nlibwrap = yes\n" SERVER, "descriptor 77:2: \"libwrap = yes\": " NOT_BUILT("libwrap"));
-	config_free(load_good("libwrap = yes\n" SERVER "libwrap = no\n"));
+	refused("\nprotocol = smtp\n" SERVER, "descriptor 77:2: \"protocol = smtp\": " NOT_BUILT("protocol"));
 	/* Of several the first in the file is named. */
-	refused(SERVER "ident = a\nlibwrap = yes\n", "descriptor 77:5: \"ident = a\"");
-	refused(SERVER "libwrap = yes\nident = a\n", "descriptor 77:5: \"libwrap = yes\"");
+	refused(SERVER "protocol = smtp\ntransport = udp\n", "descriptor 77:5: \"protocol = smtp\"");
+	refused(SERVER "transport = udp\nprotocol = smtp\n", "descriptor 77:5: \"transport = udp\"");
 }
 
 Test(config_values, fields)

@@ -1,0 +1,399 @@
+/*
+ * libwrap's helper process, and asking it: see wrap.h.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "wrap.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	HELPER_SOCKET = 3, /* where the helper finds its end */
+	DAEMON_MAX = 256,  /* bytes of a daemon's name, the NUL included; the library looks at 127 */
+	CHILDREN_MAX = 256,
+	RESTART_MS = 1000,
+};
+
+/* One datagram of a SOCK_SEQPACKET socket; the client's socket and the one for the answer come with it. */
+struct question {
+	int seconds; /* 0: no limit */
+	char daemon[DAEMON_MAX];
+};
+
+static const char helper_name[] = "tlsplice-libwrap";
+
+extern char **environ;
+
+static struct {
+	atomic_int fd; /* our end; once there it keeps its number, whatever helper is behind it */
+	pid_t pid;
+	uint64_t started_ms;
+	char *user, *group; /* whom the helper runs as; "" if that does not change */
+	bool speaks;        /* keeps our stderr */
+} helper = {.fd = -1};
+
+static uint64_t clock_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* --- starting it -------------------------------------------------------------------------------------------------------------------- */
+
+static int add_files(posix_spawn_file_actions_t *files, int fd)
+{
+	int error = 0;
+
+	for (int to = 0; to < (helper.speaks ? 2 : 3) && !error; to++)
+		error = posix_spawn_file_actions_addopen(files, to, "/dev/null", O_RDWR, 0);
+	return error ? error : posix_spawn_file_actions_adddup2(files, fd, HELPER_SOCKET);
+}
+
+/* A session of its own: what a terminal sends is not for it. */
+static int set_attributes(posix_spawnattr_t *attributes)
+{
+	sigset_t none, all;
+
+	sigemptyset(&none);
+	sigfillset(&all);
+	sigdelset(&all, SIGKILL);
+	sigdelset(&all, SIGSTOP);
+	posix_spawnattr_setsigmask(attributes, &none);
+	posix_spawnattr_setsigdefault(attributes, &all);
+	return posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
+}
+
+static int spawn(int fd)
+{
+	char name[sizeof(helper_name)];
+	char *argv[] = {name, helper.user, helper.group, NULL};
+	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attributes;
+	int error = posix_spawn_file_actions_init(&files);
+
+	if (error)
+		return -error;
+	error = posix_spawnattr_init(&attributes);
+	if (!error) {
+		memcpy(name, helper_name, sizeof(name));
+		error = add_files(&files, fd);
+		if (!error)
+			error = set_attributes(&attributes);
+		if (!error)
+			error = posix_spawn(&helper.pid, "/proc/self/exe", &files, &attributes, argv, environ);
+		posix_spawnattr_destroy(&attributes);
+	}
+	posix_spawn_file_actions_destroy(&files);
+	return -error;
+}
+
+/* Puts a new helper behind helper.fd. Workers may be using the descriptor: it changes what it means in one step. */
+static int start(void)
+{
+	int ends[2], fd = atomic_load(&helper.fd), error;
+
+	helper.started_ms = clock_ms();
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return -errno;
+	/* dup2() to the same number would leave it close-on-exec. */
+	if (ends[1] == HELPER_SOCKET) {
+		ends[1] = fcntl(HELPER_SOCKET, F_DUPFD_CLOEXEC, HELPER_SOCKET + 1);
+		close(HELPER_SOCKET);
+	}
+	error = ends[1] < 0 ? -errno : spawn(ends[1]);
+	if (ends[1] >= 0)
+		close(ends[1]);
+	if (!error && fd >= 0 && dup3(ends[0], fd, O_CLOEXEC) < 0)
+		error = -errno;
+	if (error || fd >= 0)
+		close(ends[0]);
+	else
+		atomic_store(&helper.fd, ends[0]);
+	return error;
+}
+
+static bool helper_gone(void)
+{
+	struct pollfd fd = {.fd = atomic_load(&helper.fd)};
+
+	return fd.fd < 0 || poll(&fd, 1, 0) > 0;
+}
+
+static bool is_wanted(const struct config *config)
+{
+	for (const struct section *s = config->sections; s; s = s->next)
+		if (s->libwrap)
+			return true;
+	return false;
+}
+
+static char *text_or_empty(const char *text)
+{
+	return strdup(text ? text : "");
+}
+
+bool wrap_start(const struct config *config)
+{
+	int error;
+
+	if (!is_wanted(config) || !helper_gone())
+		return true;
+	if (!helper.user) {
+		helper.user = text_or_empty(config->global.setuid);
+		helper.group = text_or_empty(config->global.setgid);
+		helper.speaks = config->global.foreground == FOREGROUND_YES;
+	}
+	error = helper.user && helper.group ? start() : -ENOMEM;
+	if (error)
+		log_global(LOG_ERR, "libwrap: the helper process cannot be started: %s (%d)", strerror(-error), -error);
+	return !error;
+}
+
+int wrap_descriptor(void)
+{
+	return wrap_wait_ms(clock_ms()) >= 0 ? -1 : atomic_load(&helper.fd);
+}
+
+int wrap_wait_ms(uint64_t now_ms)
+{
+	uint64_t until_ms = helper.started_ms + RESTART_MS;
+
+	return atomic_load(&helper.fd) >= 0 && now_ms < until_ms ? (int)(until_ms - now_ms) : -1;
+}
+
+void wrap_look(uint64_t now_ms)
+{
+	int error;
+
+	if (atomic_load(&helper.fd) < 0 || wrap_wait_ms(now_ms) >= 0 || !helper_gone())
+		return;
+	waitpid(helper.pid, NULL, WNOHANG);
+	error = start();
+	if (error)
+		log_global(LOG_ERR, "libwrap: the helper process has died and cannot be started again: %s (%d)", strerror(-error),
+		           -error);
+	else
+		log_global(LOG_WARNING, "libwrap: the helper process had died; there is another one");
+}
+
+void wrap_stop(void)
+{
+	int fd = atomic_exchange(&helper.fd, -1);
+
+	if (fd >= 0)
+		close(fd);
+	free(helper.user);
+	free(helper.group);
+	helper.user = helper.group = NULL;
+}
+
+/* --- asking it ---------------------------------------------------------------------------------------------------------------------- */
+
+union control {
+	char bytes[CMSG_SPACE(2 * sizeof(int))];
+	struct cmsghdr align;
+};
+
+/* A message of one datagram with room for two descriptors. */
+static struct msghdr message_of(struct iovec *iov, union control *control)
+{
+	return (struct msghdr){
+		.msg_iov = iov, .msg_iovlen = 1, .msg_control = control->bytes, .msg_controllen = sizeof(control->bytes)};
+}
+
+static int send_question(const struct question *question, int client, int answer)
+{
+	size_t n = offsetof(struct question, daemon) + strlen(question->daemon) + 1;
+	struct iovec iov = {.iov_base = (void *)question, .iov_len = n};
+	union control control = {.bytes = {0}};
+	struct msghdr message = message_of(&iov, &control);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	int fds[] = {client, answer};
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(fds));
+	memcpy(CMSG_DATA(header), fds, sizeof(fds));
+	return sendmsg(atomic_load(&helper.fd), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int wrap_ask(const char *daemon, int client, int seconds, int *reply)
+{
+	struct question question = {.seconds = seconds > 0 ? seconds : 0};
+	int ends[2], error;
+
+	*reply = -1;
+	strncpy(question.daemon, daemon, sizeof(question.daemon) - 1);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return -errno;
+	error = send_question(&question, client, ends[1]);
+	close(ends[1]);
+	if (error)
+		close(ends[0]);
+	else
+		*reply = ends[0];
+	return error;
+}
+
+int wrap_asked(void)
+{
+	return atomic_load(&helper.fd);
+}
+
+/* --- being it ----------------------------------------------------------------------------------------------------------------------- */
+
+bool wrap_is_helper(int argc, char *const argv[])
+{
+	int type = 0;
+	socklen_t n = sizeof(type);
+
+	return argc == 3 && strcmp(argv[0], helper_name) == 0 && getsockopt(HELPER_SOCKET, SOL_SOCKET, SO_TYPE, &type, &n) == 0 &&
+	       type == SOCK_SEQPACKET;
+}
+
+static bool find_group(const char *text, gid_t *gid)
+{
+	const struct group *group = getgrnam(text);
+	char *end;
+
+	*gid = group ? group->gr_gid : (gid_t)strtoul(text, &end, 10);
+	return group || (*text && !*end);
+}
+
+static bool find_user(const char *text, uid_t *uid, gid_t *gid)
+{
+	const struct passwd *user = getpwnam(text);
+	char *end;
+
+	*uid = user ? user->pw_uid : (uid_t)strtoul(text, &end, 10);
+	if (!user && (!*text || *end))
+		return false;
+	if (!user)
+		user = getpwuid(*uid);
+	*gid = user ? user->pw_gid : (gid_t)*uid;
+	return true;
+}
+
+/* To the user and group of the configuration, with no other group. Who is not root any more has been there. */
+static bool drop_privileges(const char *user, const char *group)
+{
+	uid_t uid = 0;
+	gid_t gid = 0;
+
+	if (geteuid() != 0 || (!*user && !*group))
+		return true;
+	if (*user && !find_user(user, &uid, &gid))
+		return false;
+	if (*group && !find_group(group, &gid))
+		return false;
+	if (setgroups(1, &gid) < 0 || setresgid(gid, gid, gid) < 0)
+		return false;
+	return !*user || setresuid(uid, uid, uid) == 0;
+}
+
+/* Receives a question with its two descriptors. Returns 1, 0: this was nothing to answer, or -1 at the end. */
+static int receive_question(struct question *question, int fds[2])
+{
+	struct iovec iov = {.iov_base = question, .iov_len = sizeof(*question) - 1};
+	union control control = {.bytes = {0}};
+	struct msghdr message = message_of(&iov, &control);
+	ssize_t n;
+
+	memset(question, 0, sizeof(*question));
+	n = recvmsg(HELPER_SOCKET, &message, MSG_CMSG_CLOEXEC);
+	if (n <= 0)
+		return n < 0 && errno == EINTR ? 0 : -1;
+	/* Without descriptors there is nobody to answer to: we have too many open, perhaps. */
+	if (message.msg_flags & MSG_CTRUNC || !CMSG_FIRSTHDR(&message) ||
+	    CMSG_FIRSTHDR(&message)->cmsg_len != CMSG_LEN(2 * sizeof(int)))
+		return 0;
+	memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&message)), 2 * sizeof(int));
+	return 1;
+}
+
+/* In a child: the library may do what it likes with it. */
+static void answer(const struct question *question, const int fds[2])
+{
+	char allowed;
+	ssize_t n;
+
+	close(HELPER_SOCKET);
+	alarm((unsigned)question->seconds);
+	allowed = (char)wrap_allows(fds[0], question->daemon);
+	n = send(fds[1], &allowed, 1, MSG_NOSIGNAL);
+	_exit(n == 1 ? 0 : 1);
+}
+
+/* Returns how many children there are more, or -1 at the end. */
+static int take_question(const sigset_t *before)
+{
+	struct question question;
+	int fds[2], taken = receive_question(&question, fds);
+	pid_t pid;
+
+	if (taken <= 0)
+		return taken;
+	pid = fork();
+	if (pid == 0) {
+		sigprocmask(SIG_SETMASK, before, NULL);
+		answer(&question, fds);
+	}
+	close(fds[0]);
+	close(fds[1]); /* without a child this is the answer: no */
+	return pid > 0;
+}
+
+static int reap(int signals)
+{
+	struct signalfd_siginfo info;
+	int reaped = 0;
+
+	while (read(signals, &info, sizeof(info)) > 0)
+		;
+	while (waitpid(-1, NULL, WNOHANG) > 0)
+		reaped++;
+	return reaped;
+}
+
+int wrap_main(char *const argv[])
+{
+	struct pollfd fds[2] = {{.fd = HELPER_SOCKET}, {.events = POLLIN}};
+	sigset_t child, before;
+	int children = 0;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	fds[1].fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fds[1].fd < 0 || !drop_privileges(argv[1], argv[2]))
+		return 1;
+	signal(SIGTERM, SIG_IGN); /* for all processes of a service at once; we end with our parent */
+	while (children >= 0) {
+		int more = 0;
+
+		fds[0].events = children < CHILDREN_MAX ? POLLIN : 0;
+		poll(fds, 2, -1);
+		children -= reap(fds[1].fd);
+		if (fds[0].revents)
+			more = fds[0].revents & POLLIN && fds[0].events ? take_question(&before) : -1;
+		children = more < 0 ? -1 : children + more;
+	}
+	return 0;
+}
