@@ -222,6 +222,7 @@ static void reload_certificates(uint64_t now_ms)
 	}
 	listening_commit(&server.listening, next, server.workers);
 	server.current = next;
+	generation_announce(next);
 }
 
 static void list_worker(struct worker *w, void *arg)

@@ -333,12 +333,18 @@ static bool renew_tls(struct generation *g, const struct section *s, const struc
 	log_soften(LOG_EMERG);
 	tls_may_ask(true);
 	stats_note_renewal(ok);
-	if (ok)
-		log_global(LOG_NOTICE, "Service [%s]: changed files of certificates loaded", s->name);
-	else
+	g->commons[s->index].renewed = ok;
+	if (!ok)
 		log_global(LOG_WARNING, "Service [%s]: changed files of certificates cannot be used: the old certificates stay",
 		           s->name);
 	return ok;
+}
+
+void generation_announce(const struct generation *g)
+{
+	for (const struct section *s = g->config->sections; s; s = s->next)
+		if (g->commons[s->index].renewed)
+			log_global(LOG_NOTICE, "Service [%s]: changed files of certificates loaded", s->name);
 }
 
 struct generation *generation_renew(const struct generation *current, const bool *changed, struct tls_library *const *libraries)

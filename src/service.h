@@ -28,7 +28,7 @@ struct service {
 	const struct section *conf;
 	struct service_set *set;
 	struct upstream *upstream;
-	struct upstream *redirect; /* for peers that were not authenticated; NULL: there is no such thing */
+	struct upstream *redirect;   /* for peers that were not authenticated; NULL: there is no such thing */
 	const struct addr *sessiond; /* NULL: none */
 	struct tls_context *tls;
 	struct stats *stats;
@@ -51,6 +51,7 @@ struct common {
 	struct tls_trust *trust;
 	struct tls_sessions *sessions;
 	struct tls_staples *staples;
+	bool renewed; /* certReload: its files were loaded for this generation */
 };
 
 struct generation {
@@ -74,6 +75,9 @@ struct generation *generation_new(struct config *config, const struct generation
  * keeps what it has: logged at LOG_WARNING. Returns NULL when no section has anything new.
  */
 struct generation *generation_renew(const struct generation *current, const bool *changed, struct tls_library *const *libraries);
+
+/* Says which sections have new files in a generation of generation_renew(), once it is in force. */
+void generation_announce(const struct generation *generation);
 
 /* Gives one set up; the generation goes with its last set. Callable from any thread. */
 void service_set_release(struct service_set *set);
