@@ -238,12 +238,12 @@ static inline enum record_result records_close(void)
 
 static inline void promote(void)
 {
-	cr_assert_eq(tls_promote(&us.tls, true), TLS_PROMOTED);
+	cr_assert_eq(tls_promote(&us.tls, false), TLS_PROMOTED);
 	cr_assert_eq(us.tls.record.engine, &record_keyed);
 	cr_assert_null(us.tls.ssl);
 	cr_assert_not_null(us.tls.keyed);
 	cr_assert_eq(us.tls.traffic.secret_len, 0, "the secrets are still there");
-	cr_assert_eq(tls_promote(&us.tls, false), TLS_PROMOTED);
+	cr_assert_eq(tls_promote(&us.tls, true), TLS_PROMOTED);
 }
 
 static inline void we_say(const void *bytes, size_t n)

@@ -72,7 +72,7 @@ static void promoted_after(size_t n, bool waiting)
 	cr_assert_eq(from_peer(n), n);
 	if (!waiting)
 		cr_assert_eq(records_open(&plain, SIZE_MAX), RECORD_OK);
-	promotion = tls_promote(&us.tls, true);
+	promotion = tls_promote(&us.tls, false);
 	cr_assert(promotion == TLS_PROMOTED || promotion == TLS_NOT_YET);
 	everything_from_peer();
 	cr_assert_eq(records_open(&plain, SIZE_MAX), RECORD_OK, "cut at %zu", n);
@@ -128,7 +128,7 @@ Test(inplace, not_while_openssl_holds_data)
 	peer_says(data, 10000);
 	everything_from_peer();
 	cr_assert_eq(records_open(&plain, 1), RECORD_MORE);
-	if (tls_promote(&us.tls, false) == TLS_PROMOTED)
+	if (tls_promote(&us.tls, true) == TLS_PROMOTED)
 		cr_assert_eq(plain.bytes, 10000);
 	cr_assert_eq(records_open(&plain, SIZE_MAX), RECORD_OK);
 	cr_assert_eq(plain.bytes, 20000);
@@ -145,7 +145,7 @@ static enum tls_promotion stays(bool client, const struct suite *suite, const ch
 
 	meet_tweaked(client, suite, options, NULL);
 	exchange(10);
-	promotion = tls_promote(&us.tls, true);
+	promotion = tls_promote(&us.tls, false);
 	cr_assert(promotion == TLS_PROMOTED || us.tls.ssl);
 	exchange(10);
 	bye();
@@ -179,7 +179,7 @@ Test(inplace, after_a_key_update_it_stays)
 	exchange(10);
 	SSL_key_update(peer.ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
 	exchange(10);
-	cr_assert_eq(tls_promote(&us.tls, true), TLS_STAYS);
+	cr_assert_eq(tls_promote(&us.tls, false), TLS_STAYS);
 	exchange(10);
 	bye();
 	part();
@@ -190,7 +190,7 @@ Test(inplace, after_close_notify_it_stays)
 	meet(false, v13);
 	exchange(10);
 	cr_assert_eq(records_close(), RECORD_OK);
-	cr_assert_eq(tls_promote(&us.tls, true), TLS_STAYS);
+	cr_assert_eq(tls_promote(&us.tls, false), TLS_STAYS);
 	part();
 }
 
@@ -206,9 +206,9 @@ Test(inplace, a_client_waits_for_tickets)
 		SSL_do_handshake(peer.ssl);
 		everything_from_peer();
 	}
-	cr_assert_eq(tls_promote(&us.tls, false), TLS_NOT_YET);
+	cr_assert_eq(tls_promote(&us.tls, true), TLS_NOT_YET);
 	we_hear("", 0);
-	cr_assert_eq(tls_promote(&us.tls, false), TLS_PROMOTED);
+	cr_assert_eq(tls_promote(&us.tls, true), TLS_PROMOTED);
 	exchange(10);
 	bye();
 	part();
@@ -224,7 +224,7 @@ Test(inplace, tickets_after_the_hand_over)
 {
 	meet_tweaked(true, v13, NULL, without_tickets);
 	exchange(10);
-	cr_assert_eq(tls_promote(&us.tls, false), TLS_NOT_YET);
+	cr_assert_eq(tls_promote(&us.tls, true), TLS_NOT_YET);
 	promote();
 	for (int i = 0; i < 10; i++) {
 		cr_assert_eq(SSL_new_session_ticket(peer.ssl), 1);
@@ -1155,7 +1155,7 @@ Test(inplace, no_memory_for_the_hand_over)
 			meet(i % 2, &suites[i]);
 			exchange(10);
 			requests_left = n;
-			promotion = tls_promote(&us.tls, true);
+			promotion = tls_promote(&us.tls, false);
 			requests_left = -1;
 			cr_assert(promotion == TLS_PROMOTED || promotion == TLS_STAYS);
 			cr_assert_eq(promotion == TLS_STAYS, us.tls.ssl != NULL);
