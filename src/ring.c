@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #if __has_include(<valgrind/memcheck.h>)
 #include <valgrind/memcheck.h>
@@ -203,6 +205,39 @@ static void fault(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *o
 #define fault(ring, sqe, op) ((void)0)
 #endif
 
+/* All that this file ever submits, io_uring_prep_*() by io_uring_prep_*(). */
+static const uint8_t operations[] = {
+	IORING_OP_NOP,     IORING_OP_ACCEPT,   IORING_OP_RECV,   IORING_OP_RECVMSG,      IORING_OP_SEND,
+	IORING_OP_CONNECT, IORING_OP_POLL_ADD, IORING_OP_SPLICE, IORING_OP_ASYNC_CANCEL,
+};
+enum { OPERATIONS = sizeof(operations), SQE_FLAGS = IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS };
+
+static bool restricted;
+
+void ring_restrict(void)
+{
+	restricted = true;
+}
+
+/* A ring that was opened for it takes nothing before it is enabled, and by then no further restrictions. Returns 0 or -errno. */
+static int restrict_ring(struct ring *ring)
+{
+	struct io_uring_restriction list[OPERATIONS + 1] = {
+		{.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = SQE_FLAGS},
+	};
+	int error;
+
+	for (unsigned i = 0; i < OPERATIONS; i++) {
+		list[i + 1].opcode = IORING_RESTRICTION_SQE_OP;
+		list[i + 1].sqe_op = operations[i];
+	}
+	/* liburing 2.3 declares functions for this that it does not have. */
+	error = (int)syscall(SYS_io_uring_register, ring->uring.ring_fd, IORING_REGISTER_RESTRICTIONS, list, OPERATIONS + 1);
+	if (!error)
+		error = (int)syscall(SYS_io_uring_register, ring->uring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	return error < 0 ? -errno : 0;
+}
+
 struct ring *ring_open(struct bufs *bufs, int *error)
 {
 	struct io_uring_params params = {
@@ -214,6 +249,8 @@ struct ring *ring_open(struct bufs *bufs, int *error)
 	*error = -ENOMEM;
 	if (!ring)
 		return NULL;
+	if (restricted)
+		params.flags |= IORING_SETUP_R_DISABLED;
 	*error = io_uring_queue_init_params(SQ_ENTRIES, &ring->uring, &params);
 	if (*error) {
 		free(ring);
@@ -227,6 +264,8 @@ struct ring *ring_open(struct bufs *bufs, int *error)
 	*error = lender_open(ring, CHUNK_SMALL, LENT_SMALL, CHUNK_SMALL_ROOM);
 	if (!*error)
 		*error = lender_open(ring, CHUNK_BIG, LENT_BIG, CHUNK_BIG_RECEIVE);
+	if (!*error && restricted)
+		*error = restrict_ring(ring);
 	if (*error) {
 		ring_close(ring);
 		return NULL;

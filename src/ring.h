@@ -44,6 +44,12 @@ struct ring_op {
 struct ring *ring_open(struct bufs *bufs, int *error);
 const char *ring_explain(int error);
 
+/*
+ * Rings opened from now on take only the operations of this file, and nothing can be registered with them any more. An operation that is new here has to be put
+ * into the table in ring.c, or it fails with -EACCES. To be called before there are workers.
+ */
+void ring_restrict(void);
+
 /* Cancels what is left, waits for it, and closes. ring_close(NULL) is fine. */
 void ring_close(struct ring *ring);
 
