@@ -323,7 +323,6 @@ static bool set_defaults(struct reading *reading)
 			at += *at == '\n';
 		}
 	}
-	reading->global->rnd_bytes = 1256;
 	reading->defaults->pub.security_level = -1;
 	return true;
 }

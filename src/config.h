@@ -55,6 +55,9 @@ struct globals {
 	const char *pid;     /* pid file or NULL */
 	const char *service; /* syslog ident, default "stunnel" */
 	const char *chroot, *setuid, *setgid;
+	const char *rnd_file; /* seed for OpenSSL besides the kernel's, or NULL */
+	long rnd_bytes;       /* of it */
+	bool rnd_overwrite;   /* it gets new data */
 	struct texts set_env; /* NAME=VALUE, applied by config_load() as it reads */
 	enum foreground foreground;
 	bool log_overwrite;
@@ -68,6 +71,7 @@ struct globals {
 
 	/* Extensions of tlsplice */
 	int workers;       /* 0 = auto: one per CPU this process may run on */
+	bool sandbox;      /* see sandbox.h */
 	int drain_s;       /* TERM lets connections finish for so long; 0 = drop at once */
 	const char *admin; /* [host:]port of the status page, or NULL */
 };
@@ -83,6 +87,7 @@ struct section {
 	struct texts accept;
 	struct texts connect;
 	const char *local; /* source address of connect, or NULL */
+	const char *setuid, *setgid; /* owner of Unix sockets in `accept`, or NULL */
 	bool client;
 	bool delay; /* look `connect` up for each connection */
 	enum failover failover;
@@ -175,6 +180,7 @@ struct config {
 	struct globals global;
 	struct section *sections; /* in file order; never empty */
 	size_t section_count;
+	struct texts included; /* directories that a reload reads again */
 	struct arena *arena;
 	atomic_uint refs;
 };

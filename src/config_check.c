@@ -13,6 +13,23 @@
 #include <strings.h>
 #include <unistd.h>
 
+/*
+ * Lengths of compressed text tell an attacker who can add some what is in it (CRIME, CVE-2012-4929); OpenSSL is mostly built without it, and has none
+ * for TLS 1.3.
+ */
+static const char *check_compression(const char *wanted)
+{
+	if (!wanted) {
+		log_global(LOG_INFO, "Compression disabled");
+		return NULL;
+	}
+	if (tls_modules_compression())
+		log_write(LOG_ERR, NULL, "\"compression = %s\" is refused: it betrays what is encrypted (CRIME)", wanted);
+	else
+		log_write(LOG_ERR, NULL, "Configured compression is unsupported by OpenSSL");
+	return "Failed to initialize TLS";
+}
+
 bool check_globals(struct reading *reading)
 {
 	const struct globals *global = &reading->global->pub;
@@ -25,6 +42,10 @@ bool check_globals(struct reading *reading)
 		wrong = "Pid file must include full path name";
 	else
 		wrong = tls_modules_end(&reading->modules, global->fips);
+	if (!wrong)
+		wrong = check_compression(reading->global->compression);
+	if (reading->global->egd)
+		log_global(LOG_NOTICE, "\"EGD\" has no effect: OpenSSL takes its random numbers from the kernel");
 	if (wrong)
 		log_write(LOG_ERR, NULL, "Global options: %s", wrong);
 	return !wrong;
@@ -224,6 +245,12 @@ static const char *check_libwrap(const struct reading *reading, const struct ser
 	return "\"libwrap\" needs a build with the library libwrap, which this one is not";
 }
 
+static const char *check_transport(const struct reading *reading, const struct service_options *service)
+{
+	(void)reading;
+	return service->udp ? "\"transport = udp\" (DTLS) is not supported: this is a proxy for TLS over TCP" : NULL;
+}
+
 /* What a connection comes from and goes to, `accept` left out. */
 static unsigned endpoints(const struct service_options *service)
 {
@@ -264,7 +291,7 @@ typedef const char *rule_fn(const struct reading *reading, const struct service_
 static rule_fn *const rules[] = {
 	check_cert,     check_psk,     check_subjects, check_ocsp,      check_protocol, check_redirect, check_sni,
 	check_versions, check_tickets, check_trust,    check_ca_engine, check_ca_file,  check_crl,      check_sockets,
-	check_libwrap,
+	check_libwrap,  check_transport,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

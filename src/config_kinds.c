@@ -278,6 +278,7 @@ static void print_long(FILE *out, const struct option *row, const void *base)
 const struct option_kind kind_int = {parse_int, print_int, NULL};
 const struct option_kind kind_drain = {parse_drain, print_int, NULL};
 const struct option_kind kind_long = {parse_long, print_long, NULL};
+const struct option_kind kind_rnd_bytes = {parse_byte_count, print_long, NULL};
 const struct option_kind kind_byte_count = {parse_byte_count, print_long, NULL};
 const struct option_kind kind_security_level = {parse_security_level, print_security_level, NULL};
 

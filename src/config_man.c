@@ -20,6 +20,25 @@ const struct config_note config_notes[] = {
                  "Records stay with OpenSSL then: see `inplace` and `ktls`."},
 	{"provider", "Loaded as soon as the line is read; OpenSSL's own algorithms stay available. See `engine`."},
 	{"providerParameter", "The provider must have been named before. Needs OpenSSL 3.5."},
+	{"chroot", "Done once everything is bound. From then on paths are those inside: `output`, `pid`, `CApath`, `CRLpath`, "
+                   "`/etc/resolv.conf`, `/etc/hosts`, and at a reload the configuration file itself and everything that it names. "
+                   "Certificates, keys and CAs of the start are loaded before, modules for names and the time zone too, and syslog is connected. "
+                   "No descriptor of a directory outside is kept, for that would be a way out."},
+	{"compression", "Any value ends the start, for lengths of compressed data betray what is encrypted."},
+	{"EGD", "Accepted, without effect: random numbers come from the kernel."},
+	{"RNDfile", "Its bytes are stirred into the random number generators at start, besides the kernel's. One that cannot be read is warned about."},
+	{"RNDbytes", "At most 65536 are read."},
+	{"RNDoverwrite", "With `yes` a regular file gets 1024 new bytes once it was read."},
+	{"setgid", "The process's further groups are given up. In a section it says only whose a Unix socket of `accept` is. Names are looked up at the start; a number need not be known."},
+	{"setuid", "Done once everything is bound, before `output` and `pid` are opened. Without `setgid` the process gets the groups of the user, "
+                   "and of a number that is no user the group 65534; no group of root's is left. "
+                   "No capability is left either, but for CAP_NET_RAW with `transparent`, and CAP_NET_BIND_SERVICE where a port below 1024 was bound at the start, so that a reload can bind "
+                   "another; otherwise a reload that names one fails and changes nothing. In a section it says only whose a Unix socket of `accept` is."},
+	{"sandbox", "By Landlock the process can open no other files than those in the directories of the files that the configuration names, and what "
+                    "the system's libraries need; by a seccomp filter it can run no programs but itself, and make none of the system calls that a proxy never "
+                    "makes; its rings take no other operations than its own; it can get no new privileges. What the kernel does not have is left out, and the log says so. "
+                    "A reload that names files elsewhere is refused: they need a restart, as do new engines and tokens. "
+                    "While there are engines or tokens, files are not restricted."},
 	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
                        "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
 	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},

@@ -165,6 +165,7 @@ static bool read_path(struct reading *reading, const char *path)
 	if (!absolute(path, full) || !realpath(full, real)) {
 		log_write(LOG_ERR, NULL, "Invalid configuration file name \"%s\"", path);
 		log_write(LOG_ERR, NULL, "realpath: %s (%d)", strerror(errno), errno);
+		log_write(LOG_ERR, NULL, "Cannot open configuration file");
 		return false;
 	}
 	log_global(LOG_NOTICE, "Reading configuration from file %s", real);
@@ -254,6 +255,8 @@ const char *config_read_directory(struct reading *reading, const char *path)
 		log_write(LOG_ERR, NULL, "scandir: %s (%d)", strerror(errno), errno);
 		return "Failed to include directory";
 	}
+	if (texts_add(reading->arena, &reading->config->included, full))
+		return config_no_memory;
 	reading->depth++;
 	good = read_entries(reading, full);
 	reading->depth--;

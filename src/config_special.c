@@ -7,12 +7,11 @@
 
 #include "coro.h"
 #include "log.h"
+#include "owner.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <grp.h>
 #include <limits.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -143,21 +142,14 @@ const struct option_kind kind_compression = {parse_compression, NULL, NULL};
 
 /* --- users and groups ---------------------------------------------------------------------------------------------- */
 
-static bool is_id(const char *text)
-{
-	long id;
-
-	return isdigit((unsigned char)*text) && config_number(text, 0, UINT_MAX - 1L, &id);
-}
-
 static const char *parse_user(struct reading *reading, const struct option *row, void *base, const char *value)
 {
-	return is_id(value) || getpwnam(value) ? kind_text.parse(reading, row, base, value) : row->error;
+	return owner_user(value, NULL) ? kind_text.parse(reading, row, base, value) : row->error;
 }
 
 static const char *parse_group(struct reading *reading, const struct option *row, void *base, const char *value)
 {
-	return is_id(value) || getgrnam(value) ? kind_text.parse(reading, row, base, value) : row->error;
+	return owner_group(value, NULL) ? kind_text.parse(reading, row, base, value) : row->error;
 }
 
 /* Before the sections it is the process's, and the owner of every Unix socket. */
@@ -166,7 +158,7 @@ static const char *parse_user_global(struct reading *reading, const struct optio
 	const char *wrong = parse_user(reading, row, base, value);
 
 	if (!wrong)
-		reading->defaults->setuid = reading->global->pub.setuid;
+		reading->defaults->pub.setuid = reading->global->pub.setuid;
 	return wrong;
 }
 
@@ -175,7 +167,7 @@ static const char *parse_group_global(struct reading *reading, const struct opti
 	const char *wrong = parse_group(reading, row, base, value);
 
 	if (!wrong)
-		reading->defaults->setgid = reading->global->pub.setgid;
+		reading->defaults->pub.setgid = reading->global->pub.setgid;
 	return wrong;
 }
 

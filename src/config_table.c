@@ -18,56 +18,6 @@ static bool asks_always(const struct global_options *global, const struct servic
 	return true;
 }
 
-static bool asks_rnd_bytes(const struct global_options *global, const struct service_options *service)
-{
-	(void)service;
-	return global->rnd_bytes != 1256;
-}
-
-static bool asks_rnd_overwrite(const struct global_options *global, const struct service_options *service)
-{
-	(void)service;
-	return !global->rnd_overwrite;
-}
-
-/* Id 0 changes nothing: the process stays what it is. */
-static bool is_root(const char *name)
-{
-	return !strcmp(name, "root") || name[strspn(name, "0")] == '\0';
-}
-
-static bool asks_setuid(const struct global_options *global, const struct service_options *service)
-{
-	(void)service;
-	return !is_root(global->pub.setuid);
-}
-
-static bool asks_setgid(const struct global_options *global, const struct service_options *service)
-{
-	(void)service;
-	return !is_root(global->pub.setgid);
-}
-
-static bool has_unix_accept(const struct service_options *service)
-{
-	for (size_t i = 0; i < service->pub.accept.count; i++)
-		if (service->pub.accept.texts[i][0] == '/')
-			return true;
-	return false;
-}
-
-static bool asks_socket_user(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return has_unix_accept(service) && !is_root(service->setuid);
-}
-
-static bool asks_socket_group(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return has_unix_accept(service) && !is_root(service->setgid);
-}
-
 /* These need `exec` or `protocol`, which are named themselves. */
 static bool asks_exec(const struct global_options *global, const struct service_options *service)
 {
@@ -86,12 +36,6 @@ static bool asks_protocol_host(const struct global_options *global, const struct
 {
 	(void)global;
 	return service->pub.client && !service->sni.count;
-}
-
-static bool asks_transport(const struct global_options *global, const struct service_options *service)
-{
-	(void)global;
-	return service->udp;
 }
 
 #define BUILT NULL

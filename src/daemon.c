@@ -25,13 +25,30 @@ enum { DUMPABLE = 1 };
 enum { DUMPABLE = 0 };
 #endif
 
+/* Rings are locked memory on some kernels; root has no limit there, and who we become shall not have one either. */
+static void raise_locked_memory(void)
+{
+	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY}, now;
+
+	if (setrlimit(RLIMIT_MEMLOCK, &all) == 0 || getrlimit(RLIMIT_MEMLOCK, &now) < 0)
+		return;
+	now.rlim_cur = now.rlim_max;
+	setrlimit(RLIMIT_MEMLOCK, &now);
+}
+
+void process_protect(void)
+{
+	prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0);
+}
+
 unsigned process_limits(void)
 {
 	struct rlimit core = {0, 0};
 	struct rlimit files;
 
 	setrlimit(RLIMIT_CORE, &core);
-	prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0);
+	process_protect();
+	raise_locked_memory();
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
 		return 500;
 	if (files.rlim_cur < files.rlim_max) {
@@ -60,12 +77,19 @@ void process_memory(void)
 		              sizeof(on)); /* without it the pages stay until somebody allocates */
 }
 
+static int null = -1;
+
+int daemonise_prepare(void)
+{
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return null < 0 ? -errno : 0;
+}
+
 int daemonise(void)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	/* The end of a parent that leads its session (a terminal's only program) would hang up on the child. */
 	void (*hangup)(int) = signal(SIGHUP, SIG_IGN);
-	pid_t pid = null < 0 ? -1 : fork();
+	pid_t pid = fork();
 
 	if (pid < 0)
 		return -errno;
@@ -76,6 +100,7 @@ int daemonise(void)
 	for (int fd = 0; fd < 3; fd++)
 		dup2(null, fd);
 	close(null);
+	null = -1;
 	return chdir("/") < 0 ? -errno : 0;
 }
 

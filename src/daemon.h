@@ -8,7 +8,7 @@
 #include "config.h"
 
 /*
- * Raises the soft limit of descriptors to the hard one, and keeps keys out of core dumps and debuggers.
+ * Raises the limits of descriptors and locked memory as far as we may, and keeps keys out of core dumps and debuggers.
  * Returns how many clients the descriptors suffice for.
  */
 unsigned process_limits(void);
@@ -18,6 +18,12 @@ unsigned process_limits(void);
  * Does nothing without jemalloc.
  */
 void process_memory(void);
+
+/* Keeps keys out of core dumps and debuggers: again after setuid(2), which takes that back. */
+void process_protect(void);
+
+/* Opens what daemonise() needs, which a jail may not have. Returns 0 or -errno. */
+int daemonise_prepare(void);
 
 /* Leaves the terminal: the parent exits with status 0, the child goes on in /. Returns 0 or -errno. */
 int daemonise(void);

@@ -57,6 +57,7 @@ static uint64_t rights_of(unsigned rights, int version)
 		LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE,
 		LANDLOCK_ACCESS_FS_REMOVE_FILE,
 		ioctl_devices,
+		LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE,
 	};
 	uint64_t sum = 0;
 
@@ -78,7 +79,7 @@ int landlock_open(int version)
 /* What makes sense for something that is no directory. */
 static uint64_t of_file(uint64_t rights)
 {
-	return rights & (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | truncate_files | ioctl_devices);
+	return rights & (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | truncate_files | ioctl_devices);
 }
 
 int landlock_allow(int ruleset, int version, const char *path, unsigned rights)

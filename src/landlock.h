@@ -13,6 +13,7 @@ enum landlock_right {
 	LANDLOCK_SOCKET = 4, /* Unix sockets are bound and removed */
 	LANDLOCK_REMOVE = 8,
 	LANDLOCK_DEVICE = 16, /* ioctl(2) */
+	LANDLOCK_RUN = 32,
 };
 
 /* The version of what this kernel has, or -errno: -ENOSYS or -EOPNOTSUPP if there is none. */

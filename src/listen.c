@@ -5,6 +5,7 @@
 #include "listen.h"
 
 #include "log.h"
+#include "owner.h"
 #include "transparent.h"
 
 #include <errno.h>
@@ -21,6 +22,8 @@ struct bound {
 	struct addr wanted;          /* as configured: the port may be 0 */
 	const struct section *owner; /* in the generation being prepared; NULL: not wanted any more */
 	bool fresh;                  /* bound by the listening_prepare() under way */
+	dev_t device;                /* of a Unix socket's file: in a jail its name may be another file's */
+	ino_t inode;
 	struct listener *listener[]; /* by worker */
 };
 
@@ -127,10 +130,37 @@ static int bind_first(const struct section *s, const struct addr *addr, bool v6o
 	return error;
 }
 
+static bool has_file(const struct addr *addr)
+{
+	return addr->sa.sa_family == AF_UNIX && addr->un.sun_path[0];
+}
+
+/* Remembers the file of a Unix socket, and gives it to whom the section says; before the sections that is whom the process will be. */
+static void own_file(struct bound *b, const struct section *s)
+{
+	const char *path = b->wanted.un.sun_path;
+	uid_t uid = (uid_t)-1;
+	gid_t gid = (gid_t)-1;
+	struct stat st;
+
+	if (s->setuid)
+		owner_user(s->setuid, &uid);
+	if (s->setgid)
+		owner_group(s->setgid, &gid);
+	if ((s->setuid || s->setgid) && lchown(path, uid, gid) < 0)
+		log_global(LOG_ERR, "lchown: %s: %s (%d)", path, strerror(errno), errno);
+	if (lstat(path, &st) == 0) {
+		b->device = st.st_dev;
+		b->inode = st.st_ino;
+	}
+}
+
 static void bound_free(struct bound *b)
 {
+	struct stat st;
+
 	list_remove(&b->link);
-	if (b->wanted.sa.sa_family == AF_UNIX && b->wanted.un.sun_path[0])
+	if (has_file(&b->wanted) && lstat(b->wanted.un.sun_path, &st) == 0 && st.st_dev == b->device && st.st_ino == b->inode)
 		unlink(b->wanted.un.sun_path);
 	free(b);
 }
@@ -212,6 +242,8 @@ static bool bind_fresh(struct listening *l, const struct section *s, const struc
 		error = bind_all(l, b, s, true);
 	if (error == 0) {
 		list_append(&l->bound, &b->link);
+		if (has_file(addr))
+			own_file(b, s);
 		log_bound(s, b);
 		return true;
 	}

@@ -464,6 +464,16 @@ int log_open(const struct log_target *target)
 	return error;
 }
 
+void log_connect(const struct log_target *target)
+{
+	static char ident[LOG_IDENT_MAX];
+
+	if (!target->to_syslog)
+		return;
+	snprintf(ident, sizeof(ident), "%s", target->ident ? target->ident : "tlsplice");
+	openlog(ident, LOG_CONS | LOG_NDELAY, target->facility);
+}
+
 int log_reopen(void)
 {
 	struct log_sinks wanted = shared.wanted; /* only this thread, the main one, ever changes it */

@@ -60,6 +60,9 @@ void log_dump_kept(void);
  */
 int log_open(const struct log_target *target);
 
+/* Connects to syslog for good: for before chroot(2), after which its socket may be out of reach. */
+void log_connect(const struct log_target *target);
+
 /* Closes and reopens the file, if there is one, and says so (USR1). Returns 0 or -errno; on failure the old file stays in use. */
 int log_reopen(void);
 

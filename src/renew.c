@@ -12,8 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A file's path, also as "file:/path" or "file:///path"; NULL: something else, as "pkcs11:object=key". */
-static const char *path_of(const char *place)
+const char *renew_path(const char *place)
 {
 	const char *end = place;
 
@@ -26,25 +25,25 @@ static const char *path_of(const char *place)
 	return *end == ':' && end > place + 1 ? NULL : place;
 }
 
-static int watch_place(struct watch *watch, const struct section *section, const char *place)
-{
-	const char *path = path_of(place);
-
-	return path ? watch_add(watch, path, section->index) : 0;
-}
-
-/* Every file that makes a section's certificates, keys and trust. */
-static int watch_section(struct watch *watch, const struct section *section)
+int renew_each_place(const struct section *section, int (*see)(void *arg, const struct section *section, const char *place),
+                     void *arg)
 {
 	const char *const files[] = {section->key,      section->ca_file,  section->ca_path,
 	                             section->ca_store, section->crl_file, section->crl_path};
 	int error = 0;
 
 	for (size_t i = 0; i < section->cert.count && !error; i++)
-		error = watch_place(watch, section, section->cert.texts[i]);
+		error = see(arg, section, section->cert.texts[i]);
 	for (size_t i = 0; i < sizeof(files) / sizeof(*files) && !error; i++)
-		error = watch_place(watch, section, files[i]);
+		error = files[i] ? see(arg, section, files[i]) : 0;
 	return error;
+}
+
+static int watch_place(void *watch, const struct section *section, const char *place)
+{
+	const char *path = renew_path(place);
+
+	return path ? watch_add(watch, path, section->index) : 0;
 }
 
 /* Files of ticket keys change by design, so they are always watched. What they concern is not the section's contexts, hence an owner of their own. */
@@ -84,7 +83,7 @@ struct watch *renew_watch(const struct config *config)
 		return NULL;
 	for (const struct section *s = config->sections; s && !error; s = s->next) {
 		if (s->cert_reload)
-			error = watch_section(watch, s);
+			error = renew_each_place(s, watch_place, watch);
 		if (!error)
 			error = watch_tickets(watch, config, s);
 	}

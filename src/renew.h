@@ -21,4 +21,11 @@ struct watch *renew_watch(const struct config *config);
 struct generation *renew(struct watch *watch, uint64_t now_ms, const struct generation *current,
                          struct tls_library *const *libraries);
 
+/* The path of a file, also of "file:///path"; NULL for what is none, as "pkcs11:object=key". */
+const char *renew_path(const char *place);
+
+/* Calls see() for every place that a section's certificates, keys and trust come from, until it returns something else than 0, which is returned. */
+int renew_each_place(const struct section *section, int (*see)(void *arg, const struct section *section, const char *place),
+                     void *arg);
+
 #endif

@@ -231,14 +231,14 @@ static void refuse_sockets(struct filter *f)
 	load_call(f);
 }
 
-static void compose(struct filter *f, bool strangers)
+static void compose(struct filter *f, bool strangers, bool runs)
 {
 	refuse_foreign(f);
 	load_call(f);
 	REFUSE_ALL(f, never);
 	if (!SANITIZED)
 		REFUSE_ALL(f, other_processes);
-	if (!SANITIZED && !strangers)
+	if (!SANITIZED && !strangers && !runs)
 		REFUSE_ALL(f, programs);
 	if (!strangers)
 		REFUSE_ALL(f, keys);
@@ -252,7 +252,7 @@ static void compose(struct filter *f, bool strangers)
 	allow(f);
 }
 
-int seccomp_restrict(bool strangers)
+int seccomp_restrict(bool strangers, bool runs)
 {
 	struct filter f = {.n = 0};
 	struct sock_fprog program = {.filter = f.code};
@@ -260,7 +260,7 @@ int seccomp_restrict(bool strangers)
 
 	if (!OWN_ARCH)
 		return -EOPNOTSUPP;
-	compose(&f, strangers);
+	compose(&f, strangers, runs);
 	program.len = f.n;
 	if (f.n == FILTER_MAX)
 		return -E2BIG;

@@ -9,8 +9,8 @@
 
 /*
  * From now on system calls that a proxy never makes fail with EPERM in every thread. `strangers`: there is code of others in the process (engines, tokens),
- * which may run programs, keep keys in the kernel and open sockets of any family. Returns 0 or -errno.
+ * which may run programs, keep keys in the kernel and open sockets of any family. `runs`: programs may be run in any case, others say which. Returns 0 or -errno.
  */
-int seccomp_restrict(bool strangers);
+int seccomp_restrict(bool strangers, bool runs);
 
 #endif

@@ -12,10 +12,13 @@
 #include "ktls.h"
 #include "listen.h"
 #include "log.h"
+#include "privileges.h"
 #include "renew.h"
 #include "ring.h"
+#include "sandbox.h"
 #include "service.h"
 #include "stats.h"
+#include "tls_random.h"
 #include "worker.h"
 #include "wrap.h"
 
@@ -48,6 +51,7 @@ static struct {
 	struct admin *admin;
 	char *admin_address; /* of `admin`, to see whether a reload changes it */
 	char *pid_file;
+	enum foreground foreground; /* as it was at the start */
 	sigset_t signals;
 	int signal_fd; /* the same signals, for poll(2) */
 } server;
@@ -78,16 +82,21 @@ static size_t stack_wanted(const struct config *config)
 	return stack;
 }
 
-static int open_log(const struct globals *g)
+static struct log_target log_target(const struct globals *g)
 {
-	struct log_target target = {
+	return (struct log_target){
 		.output = g->output,
 		.overwrite = g->log_overwrite,
-		.to_stderr = g->foreground == FOREGROUND_YES,
+		.to_stderr = server.foreground == FOREGROUND_YES,
 		.to_syslog = g->syslog,
 		.ident = g->service,
 		.facility = g->facility,
 	};
+}
+
+static int open_log(const struct globals *g)
+{
+	struct log_target target = log_target(g);
 
 	log_set_level(g->debug);
 	return log_open(&target);
@@ -144,6 +153,14 @@ static void get_libraries(struct tls_library *libraries[WORKERS_MAX])
 		libraries[w] = server.workers[w].library;
 }
 
+static void seed(const struct config *config)
+{
+	struct tls_library *libraries[WORKERS_MAX];
+
+	get_libraries(libraries);
+	tls_random_seed(&config->global, libraries, server.count);
+}
+
 static struct generation *make_generation(struct config *config, const struct generation *previous)
 {
 	struct tls_library *libraries[WORKERS_MAX];
@@ -174,9 +191,43 @@ static bool prepare_access(const struct config *config)
 	return wrap_start(config);
 }
 
-static void reload(void)
+static bool same(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+/* What was done at the start and cannot be done again. */
+static void announce_unchanged(const struct globals *now, const struct globals *wanted)
+{
+	const struct {
+		const char *name;
+		bool changes;
+	} fixed[] = {
+		{"chroot", !same(now->chroot, wanted->chroot)},        {"setuid", !same(now->setuid, wanted->setuid)},
+		{"setgid", !same(now->setgid, wanted->setgid)},        {"pid", !same(now->pid, wanted->pid)},
+		{"foreground", now->foreground != wanted->foreground}, {"sandbox", now->sandbox != wanted->sandbox},
+		{"workers", now->workers != wanted->workers},
+	};
+
+	for (size_t i = 0; i < sizeof(fixed) / sizeof(*fixed); i++)
+		if (fixed[i].changes)
+			log_global(LOG_NOTICE, "\"%s\" changes with the next start", fixed[i].name);
+}
+
+/* What the sandbox keeps from us is refused by name, before something fails for no apparent reason. */
+static struct config *load_again(void)
 {
 	struct config *config = config_load(server.source);
+
+	if (!config || sandbox_allows(config))
+		return config;
+	config_free(config);
+	return NULL;
+}
+
+static void reload(void)
+{
+	struct config *config = load_again();
 	struct watch *watch = config ? renew_watch(config) : NULL;
 	struct generation *next = NULL;
 
@@ -194,8 +245,7 @@ static void reload(void)
 		watch_free(watch);
 		return;
 	}
-	if (next->config->global.workers != globals()->workers)
-		log_global(LOG_NOTICE, "The number of workers changes with the next start");
+	announce_unchanged(globals(), &next->config->global);
 	listening_commit(&server.listening, next, server.workers);
 	server.current = next;
 	watch_free(server.watch);
@@ -371,6 +421,28 @@ static bool probe_ring(void)
 	return ring != NULL;
 }
 
+/* From root in the whole file system to whom and where the configuration says. */
+static bool drop_privileges(void)
+{
+	const struct globals *g = globals();
+	struct log_target target = log_target(g);
+
+	ktls_probe(); /* the kernel loads a module for root only */
+	log_connect(&target);
+	if (g->foreground == FOREGROUND_NO && daemonise_prepare() < 0) {
+		log_global(LOG_ERR, "/dev/null: %s (%d)", strerror(errno), errno);
+		return false;
+	}
+	if (!privileges_drop(server.current))
+		return false;
+	process_protect();
+	if (g->chroot) { /* what is watched is what will be loaded */
+		watch_free(server.watch);
+		server.watch = renew_watch(server.current->config);
+	}
+	return (!g->setuid && !g->chroot) || probe_ring();
+}
+
 /* Opens everything that can fail and be told to whoever started us. Returns false after logging why. */
 static bool prepare(struct config *config)
 {
@@ -382,6 +454,7 @@ static bool prepare(struct config *config)
 		config_free(config);
 		return false;
 	}
+	seed(config);
 	server.watch = renew_watch(config);
 	server.current = make_generation(config, NULL);
 	if (!server.current)
@@ -389,7 +462,7 @@ static bool prepare(struct config *config)
 	log_global(LOG_NOTICE, "Configuration successful");
 	if (!listening_prepare(&server.listening, server.current))
 		return false;
-	return open_log(globals()) == 0;
+	return drop_privileges() && open_log(globals()) == 0;
 }
 
 /* What holds for all connections is said once, here. */
@@ -415,15 +488,16 @@ static bool launch(void)
 	const struct globals *g = globals();
 	int error = 0;
 
-	if (g->foreground == FOREGROUND_NO) {
-		log_before_fork();
+	log_before_fork();
+	if (g->foreground == FOREGROUND_NO)
 		error = daemonise();
-		log_after_fork();
-	}
 	log_set_id("main");
 	server.pid_file = g->pid ? strdup(g->pid) : NULL;
 	if (!error)
 		error = pid_file_create(server.pid_file);
+	if (!error)
+		sandbox_files(server.current->config, server.source); /* while this is the only thread */
+	log_after_fork();
 	if (error)
 		return false;
 	error = take_signals();
@@ -433,7 +507,6 @@ static bool launch(void)
 	}
 	process_memory();
 	signal(SIGPIPE, SIG_IGN);
-	ktls_probe();
 	error = jobs_start(JOB_THREADS);
 	if (!error)
 		error = workers_start(server.workers, server.count, stack_wanted(server.current->config));
@@ -441,6 +514,7 @@ static bool launch(void)
 		log_global(LOG_CRIT, "%s", ring_explain(error));
 		return false;
 	}
+	sandbox_calls(server.current->config); /* of all threads, now that their rings are open */
 	listening_commit(&server.listening, server.current, server.workers);
 	announce_services(server.current->config);
 	announce_ktls(server.current->config);
@@ -475,6 +549,7 @@ int serve(const struct config_source *source)
 	struct config *config = config_load(source);
 
 	server.source = source;
+	server.foreground = config ? config->global.foreground : FOREGROUND_NO;
 	if (!config || !prepare(config)) {
 		log_dump_kept();
 		return 1;

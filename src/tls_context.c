@@ -98,6 +98,11 @@ void tls_library_free(struct tls_library *library)
 	free(library);
 }
 
+OSSL_LIB_CTX *tls_library_context(struct tls_library *library)
+{
+	return library->context;
+}
+
 const char *tls_compiled_version(void)
 {
 	return OPENSSL_VERSION_TEXT;

@@ -41,6 +41,9 @@ struct tls_context {
 	struct tickets_view tickets;
 };
 
+/* The library context of a worker. */
+OSSL_LIB_CTX *tls_library_context(struct tls_library *library);
+
 /* A line of the connection, if its section wants lines of that level. */
 #define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
 

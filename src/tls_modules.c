@@ -9,6 +9,7 @@
 #include "tls_context.h"
 #include "tls_engine.h"
 
+#include <openssl/comp.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/provider.h>
@@ -233,4 +234,11 @@ size_t tls_modules_engine(const char *id)
 bool tls_modules_fips(void)
 {
 	return modules.fips;
+}
+
+bool tls_modules_compression(void)
+{
+	COMP_METHOD *method = COMP_zlib();
+
+	return method && COMP_get_type(method) != NID_undef;
 }

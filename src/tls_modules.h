@@ -43,4 +43,7 @@ size_t tls_modules_engine(const char *id);
 /* Whether only algorithms of a FIPS provider are used, which leaves out everything of our own. */
 bool tls_modules_fips(void);
 
+/* Whether OpenSSL could compress, which is never asked for. */
+bool tls_modules_compression(void);
+
 #endif

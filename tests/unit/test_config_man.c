@@ -51,7 +51,7 @@ Test(config_man, what_a_paragraph_says)
 		extensions += (row->flags & EXTENSION) != 0;
 	cr_assert(strstr(page, ".It Ic TIMEOUTidle\nSeconds that a connection may be idle.\n"));
 	cr_assert(strstr(page, "Default:\n\\fB43200\\fP seconds.\n"));
-	cr_assert(strstr(page, ".It Ic chroot\n.Em Not built yet .\nDirectory to lock the process into.\n.It"));
+	cr_assert(strstr(page, ".It Ic protocolDomain\n.Em Not built yet .\nDomain to tell in the protocol.\n.It"));
 	cr_assert(strstr(page, "Default:\n\\fBNO_SSLv2\\fP,\n\\fBNO_SSLv3\\fP.\n"));
 	cr_assert(strstr(page, "Also read as\n\\fBcurve\\fP.\n"));
 	cr_assert(strstr(page, ".It Ic drain\nSeconds that"));

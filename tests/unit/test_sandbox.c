@@ -52,7 +52,7 @@ static int apart(int (*check)(void))
 
 static int restrict_calls(bool strangers)
 {
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? seccomp_restrict(strangers) : -errno;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? seccomp_restrict(strangers, false) : -errno;
 }
 
 static bool refused(long result, int error)
