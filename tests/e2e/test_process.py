@@ -201,8 +201,8 @@ def test_foreign_addresses_need_little(bench, pki):
     """transparent: CAP_NET_RAW, not CAP_NET_ADMIN."""
     proxy = bench.tls_server(head="setuid = nobody", extra="transparent = source")
     assert capabilities(proxy.pid) == {NET_RAW}
-    with bench.client(proxy.port).sock:
-        proxy.wait_log("IP_TRANSPARENT socket option set")
+    bench.client(proxy.port).ping().bye()
+    assert proxy.lines("IP_TRANSPARENT socket option set")
 
 
 def test_a_privileged_port_later_fails_cleanly(bench, pki, open_dir):
