@@ -202,7 +202,7 @@ def test_foreign_addresses_need_little(bench, pki):
     proxy = bench.tls_server(head="setuid = nobody", extra="transparent = source")
     assert capabilities(proxy.pid) == {NET_RAW}
     bench.client(proxy.port).ping().bye()
-    assert proxy.lines("IP_TRANSPARENT socket option set")
+    proxy.wait_log("LOG6.*: IP_TRANSPARENT socket option set")
 
 
 def test_a_privileged_port_later_fails_cleanly(bench, pki, open_dir):
