@@ -251,11 +251,13 @@ man: $(BUILD)/man/options
 man5	= $(wildcard man/*.5)
 man8	= $(wildcard man/*.8)
 install: all
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 755 $(BUILD)/tlsplice $(DESTDIR)$(SBINDIR)/tlsplice
 	sed 's|@SBINDIR@|$(SBINDIR)|g' packaging/tlsplice.service > $(DESTDIR)$(UNITDIR)/tlsplice.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tlsplice.service
 	install -m 644 $(wildcard configs/*.conf) $(DESTDIR)$(DOCDIR)/examples
+	install -m 644 $(wildcard configs/tproxy/*.conf) $(DESTDIR)$(DOCDIR)/examples/tproxy
+	install -m 755 $(filter-out %.conf,$(wildcard configs/tproxy/*)) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
 	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)
 	$(if $(man8),install -d $(DESTDIR)$(MANDIR)/man8 && install -m 644 $(man8) $(DESTDIR)$(MANDIR)/man8)

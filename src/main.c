@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "config.h"
+#include "doctor.h"
 #include "kernel.h"
 #include "log.h"
 #include "serve.h"
@@ -105,6 +106,7 @@ static int usage(const char *problem)
 	fprintf(stderr, "    tlsplice [<filename>] | -fd <n> | -help | -version | -sockets | -options\n"
 	                "    tlsplice -t [<filename>]   test a configuration\n"
 	                "    tlsplice -T [<filename>]   print the effective configuration\n"
+	                "    tlsplice -doctor [<filename>]   say what this machine lacks for a configuration\n"
 	                "    tlsplice -kernel           print what this kernel offers and what of it is used\n");
 	return 1;
 }
@@ -167,6 +169,10 @@ int main(int argc, char **argv)
 			return prints[i].print();
 	if (argc > 1 && (strcmp(argv[1], "-t") == 0 || strcmp(argv[1], "-T") == 0)) {
 		act = argv[1][1] == 't' ? test_configuration : print_effective;
+		argv++;
+		argc--;
+	} else if (argc > 1 && strcasecmp(argv[1], "-doctor") == 0) {
+		act = doctor;
 		argv++;
 		argc--;
 	}

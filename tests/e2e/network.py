@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import subprocess
 
 import pytest
@@ -73,9 +74,10 @@ class Network:
         """Everything of the router that rules may change, without counters and without what iptables leaves behind, empty."""
         kept = []
         for argv in (["nft", "-s", "list", "ruleset"], ["iptables-save"], ["ip6tables-save"]):
-            kept += [line for line in self.run(ROUTER, *argv).splitlines() if "TLSPLICE" in line or "tlsplice" in line or line.startswith("-A")]
+            kept += [line for line in self.run(ROUTER, *argv).splitlines() if re.search("(?i)tlsplice|^-A|mark|tproxy|redirect|dnat|zone", line)]
         for family in "-4", "-6":
-            kept += self.run(ROUTER, "ip", family, "rule").splitlines() + self.run(ROUTER, "ip", family, "route", "show", "table", "all").splitlines()
+            kept += self.run(ROUTER, "ip", family, "rule").splitlines()
+            kept += [line for line in self.run(ROUTER, "ip", family, "route", "show", "table", "all").splitlines() if "proto kernel" not in line]
         return sorted(kept)
 
     def close(self):

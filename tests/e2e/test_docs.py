@@ -135,7 +135,7 @@ def test_extensions_are_those_of_the_readme():
 
 def test_flags_of_the_readme(tmp_path):
     flags = [cell.split()[0] for cell in readme_tables() if cell.startswith("-")]
-    assert flags == ["-t", "-T", "-kernel"]
+    assert flags == ["-t", "-T", "-doctor", "-kernel"]
     for flag in flags:
         assert f"tlsplice {flag} " in run_once(["-fd"])[2]
 
@@ -236,9 +236,11 @@ def test_install_puts_everything_in_its_place(tmp_path):
     wanted |= {f"share/man/man{page[-1]}/{page}" for page in PAGES}
     wanted |= {f"share/doc/tlsplice/{name}" for name in ("README.md", "NEWS.md", "LICENSE")}
     wanted |= {f"share/doc/tlsplice/examples/{name}" for name in CONFIGS}
-    assert set(found) == wanted
+    tproxy = {f"share/doc/tlsplice/examples/tproxy/{name}" for name in os.listdir(os.path.join(TOP, "configs/tproxy"))}
+    programs = {"sbin/tlsplice"} | {name for name in tproxy if not name.endswith(".conf")}
+    assert set(found) == wanted | tproxy
     for name, path in found.items():
-        assert path.stat().st_mode & 0o777 == (0o755 if name == "sbin/tlsplice" else 0o644), name
+        assert path.stat().st_mode & 0o777 == (0o755 if name in programs else 0o644), name
     unit = found["lib/systemd/system/tlsplice.service"].read_text()
     assert "ExecStart=/usr/sbin/tlsplice /etc/tlsplice/tlsplice.conf\n" in unit and "@" not in unit
     for page in PAGES:

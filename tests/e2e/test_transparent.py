@@ -11,15 +11,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import collections
 import concurrent.futures
+import os
 import random
+import re
 import socket
 import ssl
+import subprocess
 
 import pytest
 
 from network import CLIENT, CLIENTS, ROUTER, ROUTERS, ROUTERS_OUT, SERVER, SERVERS, enter, network  # noqa: F401
 from peers import client_context, server_context
-from proxy import SLOW
+from proxy import BINARY, SLOW, TOP
 
 pytestmark = [pytest.mark.ours, pytest.mark.timeout(300)]
 
@@ -373,3 +376,64 @@ def test_strict_reverse_path_filter(network, bench):
     for direction in INTO, OUT_OF:
         mine, seen = one_of(network, bench, direction, ("192.0.2.2", 0), ("198.51.100.3", PORTS[direction]))
         assert seen == (("198.51.100.3", PORTS[direction]), mine)
+
+
+# --- by hand ---
+
+
+def test_evening_of_a_new_user(tmp_path, need):
+    """README's commands, as they stand there, in a directory that looks like the project's after it was built."""
+    with open(os.path.join(TOP, "README.md")) as file:
+        section = re.search(r"(?ms)^## Transparent proxying\n(.*?)^## ", file.read()).group(1)
+    commands = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    assert "tlsplice-router" in commands
+    for program in ("make", "openssl", "curl", "nft", "ip"):
+        need(program)
+    os.makedirs(tmp_path / "build")
+    os.makedirs("/run/netns", exist_ok=True)
+    os.symlink(BINARY, tmp_path / "build/tlsplice")
+    os.symlink(os.path.join(TOP, "configs"), tmp_path / "configs")
+    (tmp_path / "Makefile").write_text("all:\n")
+    # Namespaces of processes and mounts, so that what is left, whatever happens, goes with them.
+    alone = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-euc",
+             f"mount -t tmpfs tmpfs /run/netns\n{commands}\nls /run/netns"]
+    done = subprocess.run(alone, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=120 * SLOW)
+    assert done.returncode == 0, done.stdout
+    seen = re.findall(r"(?m)^(\S+) port (\d+) sees (192\.0\.2\.|2001:db8:1::)\d port \d+$", done.stdout)
+    assert seen == [("198.51.100.3", "443", "192.0.2."), ("2001:db8:2::4", "443", "2001:db8:1::"), ("198.51.100.5", "8080", "192.0.2.")], done.stdout
+    assert re.search(r"(?m)^0 problem\(s\), 0 warning\(s\)$", done.stdout), done.stdout
+    assert done.stdout.count("Connection closed: ") >= 3, done.stdout
+    assert not re.search("tlsplice-(client|router|server)$", done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mode", ["tproxy", "redirect", "dnat"])
+@pytest.mark.parametrize("tool", ["nft", "iptables"])
+def test_rules_are_shown_as_they_are_set(network, tmp_path, tool, mode):
+    """What `show` prints does the same as `up`, and `up` twice is refused and changes nothing."""
+    bare = network.state()
+    network.rules("up", tool, mode)
+    up = network.state()
+    with pytest.raises(AssertionError):
+        network.rules("up", tool, mode)
+    assert network.state() == up
+    network.rules("down", tool, mode)
+    shown = network.rules("show", tool, mode)
+    assert network.state() == bare
+    if tool == "nft":
+        table, commands = shown[shown.index("table inet"):], shown[:shown.index("table inet")]
+        (tmp_path / "rules.nft").write_text(table)
+        shown = f"{commands}\nnft -f {tmp_path}/rules.nft\n"
+    network.run(ROUTER, "sh", "-euc", shown)
+    assert network.state() == up
+
+
+def test_rules_that_cannot_be_set_leave_nothing(network):
+    bare = network.state()
+    for tool in "nft", "iptables":
+        with pytest.raises(AssertionError):
+            network.rules("up", tool, "tproxy", PORTS="443:8443 nonsense:1")
+        assert network.state() == bare
+    for words in (), ("up",), ("up", "nft", "magic"), ("sideways", "nft"):
+        with pytest.raises(AssertionError, match="usage"):
+            network.rules(*words)
