@@ -27,6 +27,9 @@ pytestmark = [pytest.mark.ours, pytest.mark.san]
 NOBODY, NOGROUP = pwd.getpwnam("nobody").pw_uid, grp.getgrnam("nogroup").gr_gid
 NET_RAW, NET_BIND_SERVICE = 1 << 13, 1 << 10
 
+# In a jail there is no /proc, which the search for leaks at the end needs.
+IN_JAIL = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
+
 
 def status(pid):
     with open(f"/proc/{pid}/status") as file:
@@ -234,7 +237,7 @@ def test_a_privileged_port_by_reload(bench, pki, open_dir):
 def jailed(bench, pki, directory, head=""):
     """In a jail and nobody; the configuration for reloads is in the jail. Returns the proxy and its front port."""
     jail = os.path.join(directory, "jail")
-    proxy = pair(bench, pki, f"chroot = {jail}\nsetuid = nobody\n{head}")
+    proxy = pair(bench, pki, f"chroot = {jail}\nsetuid = nobody\n{head}", env=IN_JAIL)
     assert os.readlink(f"/proc/{proxy.pid}/root") == jail
     proxy.outside, proxy.config = proxy.config, inside(jail, proxy.config)
     return proxy, jail
@@ -292,14 +295,14 @@ def test_names_are_those_of_the_jail(bench, open_dir):
         file.write("127.0.0.1 only-inside.test\n")
     backend, port = bench.server(echo), bench.ports()
     proxy = bench.proxy(f"chroot = {jail}\nsetuid = nobody\n[c]\naccept = 127.0.0.1:{port}\nclient = yes\ndelay = yes\n"
-                        f"connect = only-inside.test:{backend.port}\n")
+                        f"connect = only-inside.test:{backend.port}\n", env=IN_JAIL)
     assert proxy.lines(r"LOG4\[ui\]: There is no /etc/resolv.conf in ")
     with connect(port):
         proxy.wait_log(rf"s_connect: connected 127.0.0.1:{backend.port}")
 
 
 def test_the_time_zone_is_that_of_the_start(bench, pki, open_dir):
-    proxy = pair(bench, pki, f"chroot = {open_dir}/jail\nsetuid = nobody", env={"TZ": "Asia/Kolkata"})
+    proxy = pair(bench, pki, f"chroot = {open_dir}/jail\nsetuid = nobody", env={**IN_JAIL, "TZ": "Asia/Kolkata"})
     ping(proxy.port)
     hours = {line[11:13] + line[14:16] for line in proxy.lines(r"^\d{4}\.")}
     now = datetime.datetime.now(datetime.timezone(datetime.timedelta(hours=5, minutes=30)))
@@ -321,7 +324,7 @@ def test_a_daemon_in_a_jail(bench, pki, open_dir):
     with open(config, "w") as file:
         file.write(f"chroot = {jail}\nsetuid = nobody\nsetgid = nogroup\nsyslog = no\ndebug = debug\noutput = /log/out\npid = /run/pid\n"
                    f"[s]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{bench.server(echo).port}\ncert = {pki.ec_pem}\n")
-    code, out, err = run_once([config])
+    code, out, err = run_once([config], env=IN_JAIL)
     assert (code, out) == (0, ""), err
     pid_file, log = f"{jail}/run/pid", f"{jail}/log/out"
     until(lambda: os.path.exists(pid_file) and os.path.getsize(pid_file))
@@ -368,7 +371,7 @@ def test_syslog_is_reached_from_the_jail(bench, pki, open_dir):
         script = ('mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && ln -s "$0" /dev/log '
                   '&& exec "$@"')
         proxy = pair(bench, pki, f"chroot = {open_dir}/jail\nsetuid = nobody\nservice = here",
-                     preamble="foreground = yes\nsyslog = yes\ndebug = local3.debug\n", prefix=("unshare", "-m", "sh", "-c", script, path))
+                     env=IN_JAIL, preamble="foreground = yes\nsyslog = yes\ndebug = local3.debug\n", prefix=("unshare", "-m", "sh", "-c", script, path))
         lines = []
         while not any("Accepting new connections" in line for line in lines):
             lines.append(sock.recv(4096).decode())
@@ -414,7 +417,8 @@ def test_a_file_of_that_name_in_the_jail_is_not_removed(bench, pki, open_dir):
     os.chown(os.path.dirname(other), NOBODY, NOGROUP)
     with open(other, "w"):
         pass
-    proxy = bench.proxy(f"chroot = {open_dir}/jail\nsetuid = nobody\n[s]\naccept = {path}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
+    proxy = bench.proxy(f"chroot = {open_dir}/jail\nsetuid = nobody\n[s]\naccept = {path}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n",
+                        env=IN_JAIL)
     proxy.stop()
     assert os.path.exists(other)
 
