@@ -6,6 +6,7 @@ VERSION = 0.1.0
 
 PREFIX	= /usr/local
 SBINDIR	= $(PREFIX)/sbin
+LIBDIR	= $(PREFIX)/lib
 MANDIR	= $(PREFIX)/share/man
 DOCDIR	= $(PREFIX)/share/doc/tlsplice
 UNITDIR	= $(PREFIX)/lib/systemd/system
@@ -36,7 +37,7 @@ ipsec_mb := $(wildcard /usr/include/intel-ipsec-mb.h)
 libwrap := $(wildcard /usr/include/tcpd.h)
 
 override cflags = -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) $(HARDEN) $(SANFLAGS) -pthread \
-	$(if $(SAN),-DRING_FAULTS) $(if $(ipsec_mb),-DHAVE_IPSEC_MB) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -Isrc $(CFLAGS)
+	$(if $(SAN),-DRING_FAULTS) $(if $(ipsec_mb),-DHAVE_IPSEC_MB) -D_GNU_SOURCE -DTLSPLICE_VERSION='"$(VERSION)"' -DLIBDIR='"$(LIBDIR)"' -Isrc $(CFLAGS)
 override ldflags = -pie -Wl,-z,relro -Wl,-z,now -pthread $(SANFLAGS) $(LDFLAGS)
 LIBS	= $(if $(ipsec_mb),-lIPSec_MB) $(if $(libwrap),-lwrap) $(if $(filter jemalloc,$(MALLOC)),-ljemalloc) -luring -lssl -lcrypto -lmicrohttpd -ldl -lm
 
@@ -66,7 +67,7 @@ endif
 .SECONDARY:
 .PHONY: all run test quick unit e2e test-guest fuzz bench bench-guest install man clean help lint tidy cppcheck tests FORCE
 
-all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a)
+all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a) $(BUILD)/libtlsplice_preload.so
 
 help:
 	@printf '%s\n' \
@@ -95,6 +96,13 @@ help:
 $(BUILD)/tlsplice: $(BUILD)/src/main.o $(BUILD)/libtlsplice.a
 	$(say) LINK $@
 	$(Q)$(CC) $(ldflags) -o $@ $^ $(LIBS)
+
+# For programs that `exec` starts, so never with sanitizers: preload/getpeername.c.
+$(BUILD)/libtlsplice_preload.so: preload/getpeername.c $(BUILD)/flags
+	$(say) CC $<
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu17 $(WARN) $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE -fPIC -fvisibility=hidden -shared -Wl,-z,relro -Wl,-z,now \
+		$(CFLAGS) $(LDFLAGS) -o $@ $< -ldl
 
 # An archive, so that a unit test is linked with what it uses.
 $(BUILD)/libtlsplice.a: $(library)
@@ -251,13 +259,16 @@ man: $(BUILD)/man/options
 man5	= $(wildcard man/*.5)
 man8	= $(wildcard man/*.8)
 install: all
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples/tproxy
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples/tproxy $(DESTDIR)$(DOCDIR)/examples/systemd
 	install -m 755 $(BUILD)/tlsplice $(DESTDIR)$(SBINDIR)/tlsplice
+	install -d $(DESTDIR)$(LIBDIR)/tlsplice
+	install -m 644 $(BUILD)/libtlsplice_preload.so $(DESTDIR)$(LIBDIR)/tlsplice
 	sed 's|@SBINDIR@|$(SBINDIR)|g' packaging/tlsplice.service > $(DESTDIR)$(UNITDIR)/tlsplice.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/tlsplice.service
 	install -m 644 $(wildcard configs/*.conf) $(DESTDIR)$(DOCDIR)/examples
 	install -m 644 $(wildcard configs/tproxy/*.conf) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 755 $(filter-out %.conf,$(wildcard configs/tproxy/*)) $(DESTDIR)$(DOCDIR)/examples/tproxy
+	install -m 644 $(wildcard configs/systemd/*) $(DESTDIR)$(DOCDIR)/examples/systemd
 	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
 	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)
 	$(if $(man8),install -d $(DESTDIR)$(MANDIR)/man8 && install -m 644 $(man8) $(DESTDIR)$(MANDIR)/man8)

@@ -5,12 +5,14 @@
  */
 #include "config_table.h"
 
+#include "environment.h"
 #include "log.h"
 
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 const char config_told[] = "told";
 const char config_no_memory[] = "Out of memory";
@@ -210,6 +212,26 @@ static void settle(struct service_options *service)
 		section->sni = service->sni.texts[service->sni.count - 1];
 }
 
+/* The words of `execArgs`; without any, the program is told its own path. */
+static bool make_argv(struct reading *reading, struct section *section)
+{
+	const char *text = section->exec_args ? section->exec_args : "";
+	char **argv = arena_alloc(reading->arena, (strlen(text) / 2 + 3) * sizeof(char *));
+	char *rest = arena_strdup(reading->arena, text), *word;
+	size_t count = 0;
+
+	if (!argv || !rest)
+		return false;
+	while ((word = strsep(&rest, " \t\v\f")))
+		if (*word)
+			argv[count++] = word;
+	if (count == 0)
+		argv[count++] = (char *)(uintptr_t)section->exec;
+	argv[count] = NULL;
+	section->exec_argv = argv;
+	return true;
+}
+
 /* The section in the form of -T: equal texts mean an unchanged section. */
 static bool make_canonical(struct reading *reading, struct service_options *service)
 {
@@ -228,14 +250,12 @@ static bool make_canonical(struct reading *reading, struct service_options *serv
 	return service->pub.canonical;
 }
 
-static bool section_close(struct reading *reading)
+/* A service that has passed its checks becomes the configuration's. */
+static bool service_add(struct reading *reading, struct service_options *service)
 {
-	struct service_options *service = reading->section;
-
-	if (!check_service(reading, service))
-		return false;
 	settle(service);
-	if (!make_canonical(reading, service) || !add_hosts(reading, service)) {
+	if (!make_canonical(reading, service) || !add_hosts(reading, service) ||
+	    (service->pub.exec && !make_argv(reading, &service->pub))) {
 		log_write(LOG_ERR, NULL, "Service [%s]: %s", service->pub.name, config_no_memory);
 		return false;
 	}
@@ -243,6 +263,22 @@ static bool section_close(struct reading *reading)
 	*reading->tail = &service->pub;
 	reading->tail = &service->pub.next;
 	return true;
+}
+
+static bool section_close(struct reading *reading)
+{
+	return check_service(reading, reading->section) && service_add(reading, reading->section);
+}
+
+/* No section at all: the one service is what was said before the first. */
+static bool inetd_close(struct reading *reading)
+{
+	struct service_options *service = reading->defaults;
+
+	service->header = service->pub.name = reading->global->pub.service;
+	service->pub.config_line = "";
+	reading->config->inetd = true;
+	return check_inetd(reading) && service_add(reading, service);
 }
 
 static bool part_close(struct reading *reading)
@@ -350,7 +386,7 @@ static bool reading_end(struct reading *reading)
 {
 	if (!part_close(reading))
 		return false;
-	return reading->section ? true : check_inetd(reading);
+	return reading->section ? true : inetd_close(reading);
 }
 
 struct config *config_load(const struct config_source *source)
@@ -361,7 +397,10 @@ struct config *config_load(const struct config_source *source)
 		log_write(LOG_ERR, NULL, "%s", config_no_memory);
 	} else if (config_read_source(&reading, source) && reading_end(&reading)) {
 		reading.config->global = reading.global->pub;
-		return reading.config;
+		reading.config->environment = environment_copy(reading.arena, environ);
+		if (reading.config->environment)
+			return reading.config;
+		log_write(LOG_ERR, NULL, "%s", config_no_memory);
 	}
 	log_write(LOG_ERR, NULL, "Configuration failed");
 	arena_free(reading.arena);

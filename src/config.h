@@ -74,6 +74,7 @@ struct globals {
 	bool sandbox;      /* see sandbox.h */
 	int drain_s;       /* TERM lets connections finish for so long; 0 = drop at once */
 	const char *admin; /* [host:]port of the status page, or NULL */
+	bool inetd_status; /* inetd mode: the exit status tells how the connection ended */
 };
 
 /* A [section]: one service. */
@@ -96,6 +97,14 @@ struct section {
 	/* who may come in */
 	const char *ident; /* the user that identd must name, or NULL */
 	bool libwrap;      /* hosts.allow and hosts.deny decide */
+
+	/* programs */
+	const char *
+		exec; /* in the place of `connect`; with `connect` and without `accept`: in the place of the client. NULL: none */
+	const char *exec_args; /* as in the file, or NULL */
+	char **exec_argv;      /* its words, the program's name first; NULL behind the last */
+	bool pty;
+	long retry_ms; /* of a program in the place of the client: from one end to the next start; negative: once only */
 
 	/* TLS */
 	struct texts cert; /* files */
@@ -181,6 +190,8 @@ struct config {
 	struct section *sections; /* in file order; never empty */
 	size_t section_count;
 	struct texts included; /* directories that a reload reads again */
+	bool inetd;         /* no section in the file: the only one is for the connection on descriptors 0 and 1 */
+	char **environment; /* for programs, without what is told of each connection: NULL behind the last */
 	struct arena *arena;
 	atomic_uint refs;
 };

@@ -259,7 +259,7 @@ static unsigned endpoints(const struct service_options *service)
 	unsigned count = 0;
 
 	count += service->pub.connect.count > 0;
-	count += service->exec != NULL;
+	count += service->pub.exec != NULL;
 	count += section_keeps_destination(&service->pub);
 	count += !client && service->sni.count > 0;
 	count += protocol && (client ? protocol->client_endpoint : protocol->server_endpoint);
@@ -348,8 +348,8 @@ bool check_inetd(struct reading *reading)
 		wrong = check_rules(reading, service);
 	if (!wrong)
 		wrong = check_inetd_endpoints(reading, service);
-	if (!wrong && !check_built(reading, service))
-		return false;
-	log_write(LOG_ERR, NULL, "Inetd mode: %s", wrong ? wrong : "inetd mode is not built yet");
+	if (!wrong)
+		return check_built(reading, service);
+	log_write(LOG_ERR, NULL, "Inetd mode: %s", wrong);
 	return false;
 }

@@ -10,10 +10,12 @@
 
 /* What -help has no room for. `Quoted` words are set in bold. */
 const struct config_note config_notes[] = {
-	{"engine", "Engines act as soon as the line is read, in the order of the file: put `setEnv` before. They are numbered from 1. "
-                   "`auto` takes those that OpenSSL has loaded for its own configuration file. "
-                   "Engines and providers belong to the process: a reload does not load or change any, and says so if its lines differ."},
-	{"engineCtrl", "Given to the engine before it is initialised; `INIT` initialises it now. The argument of `PIN` is not logged."},
+	{"engine",
+         "Engines act as soon as the line is read, in the order of the file: put `setEnv` before. They are numbered from 1. "
+         "`auto` takes those that OpenSSL has loaded for its own configuration file. "
+         "Engines and providers belong to the process: a reload does not load or change any, and says so if its lines differ."},
+	{"engineCtrl",
+         "Given to the engine before it is initialised; `INIT` initialises it now. The argument of `PIN` is not logged."},
 	{"engineDefault", "As `ALL`, or `RSA,EC,RAND`: what OpenSSL then does with this engine without being asked to. "
                           "Keys loaded from files are used in it too."},
 	{"fips", "`yes|no` use only algorithms of the FIPS provider of OpenSSL, which must be installed. "
@@ -38,7 +40,7 @@ const struct config_note config_notes[] = {
                     "the system's libraries need; by a seccomp filter it can run no programs but itself, and make none of the system calls that a proxy never "
                     "makes; its rings take no other operations than its own; it can get no new privileges. What the kernel does not have is left out, and the log says so. "
                     "A reload that names files elsewhere is refused: they need a restart, as do new engines and tokens. "
-                    "While there are engines or tokens, files are not restricted."},
+                    "While there are engines or tokens, files are not restricted. Programs of `exec` would be in it too, so with them only the rings are restricted."},
 	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
                        "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
 	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},
@@ -48,12 +50,16 @@ const struct config_note config_notes[] = {
 	{"syslog", "The program is called there what the global `service` says; the facility is that of the global `debug`."},
 	{"admin", "See STATUS PAGE."},
 	{"drain", "Without it they are dropped at once. See SIGTERM in tlsplice(8)."},
+	{"inetdStatus",
+         "In inetd mode the status is 0 however the connection ended, as with stunnel; with `yes` it is 2 if it failed."},
 	{"workers",
          "From 1 to 1024; `auto` is one for each CPU that the process may run on. A reload does not change the number."},
-	{"alpn",
-         "Names as in the registry of RFC 7301, such as `h2,http/1.1`; an empty value takes back what was inherited. A server chooses the first of them that "
-         "the client offers; one that offers none goes on without. A client offers them all, and goes on if the server chooses none."},
-	{"alpnMismatch", "`refuse` ends such a handshake with the alert no_application_protocol, `ignore` goes on as if the client had offered nothing."},
+	{"alpn", "Names as in the registry of RFC 7301, such as `h2,http/1.1`; an empty value takes back what was inherited. A "
+                 "server chooses the first of them that "
+                 "the client offers; one that offers none goes on without. A client offers them all, and goes on if the server "
+                 "chooses none."},
+	{"alpnMismatch", "`refuse` ends such a handshake with the alert no_application_protocol, `ignore` goes on as if the "
+                         "client had offered nothing."},
 	{"accept", "A service starts when at least one of its addresses could be bound. "
                    "The socket file of a process that is gone is removed first. See ADDRESSES."},
 	{"CApath", "The files are named as `openssl rehash` does. They are looked for during handshakes; the names of the CAs "
@@ -62,7 +68,8 @@ const struct config_note config_notes[] = {
                    "The certificates also complete the chain of `cert`."},
 	{"CAstore", "A URI of OpenSSL, such as `file:/etc/ssl/certs`. It is read as a whole at start; one that cannot be read "
                     "ends the start."},
-	{"async", "For engines and providers that can do so, as those of Intel QAT: one worker then has many handshakes in the accelerator at once. "
+	{"async", "For engines and providers that can do so, as those of Intel QAT: one worker then has many handshakes in the "
+                  "accelerator at once. "
                   "It cannot be combined with what handshakes wait for themselves, such as OCSP or `sessiond`."},
 	{"cert", "PEM, DER or PKCS#12, told apart by their content. "
                  "A PEM file has the certificate first, then those that lead to its CA, and may have the key and DH parameters; "
@@ -72,13 +79,14 @@ const struct config_note config_notes[] = {
                  "The pass phrase of an encrypted key is asked for on the terminal. "
                  "A URI names a certificate that a `provider` knows; with `engineId` it is looked for in the engine. "
                  "A server needs a certificate, a client need not have one."},
-	{"certReload",
-         "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, symbolic links on the way to them too. "
-         "A second after the last change they are loaded, all of the section together, and serve new connections; "
-         "established ones are not touched, nor are tickets and sessions unless CAs or CRLs have changed. "
-         "If they cannot be used the old ones stay, with a warning that says why, and `tlsplice_certificate_reloads_total` counts it. "
-         "Pass phrases are not asked for: one that was given at start is tried. "
-         "A reload (SIGHUP) loads the files at once, with or without this option."},
+	{"certReload", "The files that `cert`, `key`, `CAfile`, `CApath`, `CAstore`, `CRLfile` and `CRLpath` name are watched, "
+                       "symbolic links on the way to them too. "
+                       "A second after the last change they are loaded, all of the section together, and serve new connections; "
+                       "established ones are not touched, nor are tickets and sessions unless CAs or CRLs have changed. "
+                       "If they cannot be used the old ones stay, with a warning that says why, and "
+                       "`tlsplice_certificate_reloads_total` counts it. "
+                       "Pass phrases are not asked for: one that was given at start is tried. "
+                       "A reload (SIGHUP) loads the files at once, with or without this option."},
 	{"checkEmail",
          "One match of any value of `checkHost`, `checkEmail` and `checkIP` is enough. They need `verifyChain` or `verifyPeer`."},
 	{"checkHost", "The certificate may have a `*` for its first label, or for a part of it. "
@@ -100,11 +108,27 @@ const struct config_note config_notes[] = {
                   "The level of a section holds for the lines of its connections."},
 	{"delay", "With `no` they are looked up at start and at each reload. "
                   "A name that cannot be resolved then is looked up for each connection, as with `yes`."},
+	{"exec",
+         "A path: PATH is not searched. In the place of `connect` the program is started for each connection, with a socket as "
+         "its descriptors 0, 1 and 2 "
+         "(with `foreground = yes`, 2 stays the log's) and no other descriptor. It finds REMOTE_HOST and REMOTE_PORT in its "
+         "environment, and "
+         "SSL_CLIENT_DN and SSL_CLIENT_I_DN if the client has shown a certificate; variables that begin with REMOTE_ or "
+         "SSL_CLIENT_ come from nowhere else. "
+         "A section with `exec` and `connect` but no `accept` starts the program when the proxy starts: what the program says "
+         "goes to `connect`. "
+         "With `transparent = source` a library is loaded into the program that lets getpeername(2) tell the client's address. "
+         "The program is not killed when the connection ends: it reads the end of its input."},
+	{"execArgs",
+         "Words with white space between them, the first of which is the name that the program is told; there is no quoting. "
+         "Without it the program is told its path."},
 	{"failover", "`rr` begins anywhere and goes on by one for each connection. "
                      "An address that does not answer is followed by the next, until all have been tried. "
                      "Addresses that are looked up for each connection are always taken in their order."},
-	{"ident", "The server at port 113 of the client is asked, from the address that the client has connected to, and must answer that "
-                  "the connection is this user's. `TIMEOUTconnect` and then `TIMEOUTbusy` are the limits. Clients on Unix sockets are refused."},
+	{"ident",
+         "The server at port 113 of the client is asked, from the address that the client has connected to, and must answer that "
+         "the connection is this user's. `TIMEOUTconnect` and then `TIMEOUTbusy` are the limits. Clients on Unix sockets are "
+         "refused."},
 	{"include",
          "Regular files in the order of the bytes of their names, also those that begin with a dot; no subdirectories. "
          "An open section stays open in the files, and one that is opened there stays open after them. "
@@ -128,19 +152,24 @@ const struct config_note config_notes[] = {
          "`options = ENABLE_KTLS` means `yes`. `tlsplice -kernel` tells what this kernel can do."},
 	{"ktlsAfter",
          "The set-up costs some microseconds, which a short connection does not earn back. 0: as soon as the handshake is over."},
-	{"libwrap", "The daemon's name in hosts.allow and hosts.deny is the section's, or its `service`. A client that chooses a virtual host is "
+	{"libwrap", "The daemon's name in hosts.allow and hosts.deny is the section's, or its `service`. A client that chooses a "
+                    "virtual host is "
                     "asked about for either section, where it has the option. "
-                    "The files are read for each connection, by a process outside of a `chroot`; slow lookups of names hold up nobody else, for `TIMEOUTbusy` at most. "
+                    "The files are read for each connection, by a process outside of a `chroot`; slow lookups of names hold up "
+                    "nobody else, for `TIMEOUTbusy` at most. "
                     "Clients on Unix sockets pass."},
 	{"logId", "`sequential` counts from 0, `unique` is 22 random letters and digits, `thread` and `process` are the kernel's "
                   "numbers."},
-	{"OCSP", "A URL that begins with http://. It is asked about the peer's own certificate, unless a response that the server stapled has decided. "
+	{"OCSP", "A URL that begins with http://. It is asked about the peer's own certificate, unless a response that the "
+                 "server stapled has decided. "
                  "Needs `verifyChain`. The connection waits for the answer, other connections do not. "
                  "Nobody is asked again when a session is resumed."},
-	{"OCSPaia", "Asked when neither a stapled response nor the responder of `OCSP` has decided, and about the authorities in between too. "
+	{"OCSPaia", "Asked when neither a stapled response nor the responder of `OCSP` has decided, and about the authorities in "
+                    "between too. "
                     "Needs `verifyChain`."},
 	{"OCSPflag", "A flag of OCSP_basic_verify(3) without OCSP_, such as `NOCHAIN`."},
-	{"OCSPrequire", "It counts once a responder was asked. With `no` such a peer is accepted; a revoked certificate never is."},
+	{"OCSPrequire",
+         "It counts once a responder was asked. With `no` such a peer is accepted; a revoked certificate never is."},
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
 	{"PSKidentity", "In client mode; a server takes every identity of the file."},
@@ -155,9 +184,11 @@ const struct config_note config_notes[] = {
          "between them, or as it stands. Nothing is trimmed, there are no comments, and an identity may be there once. "
          "In TLS 1.2 only cipher suites with a pre-shared key are left then, and in TLS 1.3 only those with SHA-256. "
          "The file is read at start and at each reload; keys that are gone take their sessions along."},
-	{"redirect",
-         "Clients without a certificate, or with one that fails a check, are let in and connected to this address instead of `connect`, "
-         "however often they resume their session. Several addresses are taken as `failover` says."},
+	{"pty", "Instead of a socket the program gets a new terminal, which is nobody's controlling one. "
+                "The connection ends in both directions when either does."},
+	{"redirect", "Clients without a certificate, or with one that fails a check, are let in and connected to this address "
+                     "instead of `connect`, "
+                     "however often they resume their session. Several addresses are taken as `failover` says."},
 	{"relay", "`copy` receives and sends. `splice` moves bulk through a pipe, by splice(2). `uring-splice` has the ring do "
                   "it, which takes a thread of the "
                   "kernel for each splice. `auto` is `splice`."},
@@ -165,21 +196,28 @@ const struct config_note config_notes[] = {
 	{"requireCert", "`verifyChain` and `verifyPeer` imply it, `redirect` takes it back."},
 	{"reset", "By it the other peer can tell a stream that was cut from one that is complete. "
                   "A side that a TLS alert has been exchanged with is closed instead, for a reset could overtake the alert."},
+	{"retry", "For sections with `exec` and `connect` but no `accept`: how long after the end of a connection the program is "
+                  "started again, `yes` meaning a second. "
+                  "Without it that happens once."},
 	{"securityLevel", "Unless it is given it is what openssl.cnf says, but at least 2."},
 	{"service",
          "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
 	{"sessionCacheTimeout", "Tickets are valid for the same time."},
-	{"sessiond",
-         "Each new session is told to the server, and a session that is not in our own cache is asked for: for 200 ms, then the client has a full handshake. "
-         "Tickets without state are off, as with `options = NO_TICKET`. Sessions of more than 512 bytes, which those with a client's certificate often are, are not shared. "
-         "Packets are in clear, so the server has to be on this machine; "
-         "one on another machine needs `ticketKeySecret` and `ticketMacSecret`, with which the sessions are sealed (stunnel cannot read them then). "
-         "Who shares needs the same section name and the same checks of peers."},
-	{"sessionResume", "A resumed session goes to the backend that served it before, if there are several and it is still one of them. "
-                          "In TLS 1.2 a ticket names the backend that is tried first, in all else the one that answered. "
-                          "A session is resumed only where the same is checked about the peer as where it began: the section's name, its options about "
-                          "certificates, and the content of their files count."},
+	{"sessiond", "Each new session is told to the server, and a session that is not in our own cache is asked for: for 200 "
+                     "ms, then the client has a full handshake. "
+                     "Tickets without state are off, as with `options = NO_TICKET`. Sessions of more than 512 bytes, which those "
+                     "with a client's certificate often are, are not shared. "
+                     "Packets are in clear, so the server has to be on this machine; "
+                     "one on another machine needs `ticketKeySecret` and `ticketMacSecret`, with which the sessions are sealed "
+                     "(stunnel cannot read them then). "
+                     "Who shares needs the same section name and the same checks of peers."},
+	{"sessionResume",
+         "A resumed session goes to the backend that served it before, if there are several and it is still one of them. "
+         "In TLS 1.2 a ticket names the backend that is tried first, in all else the one that answered. "
+         "A session is resumed only where the same is checked about the peer as where it began: the section's name, its options "
+         "about "
+         "certificates, and the content of their files count."},
 	{"sni",
          "In server mode a section without `accept` that has it is a virtual host of the section named first: clients that ask "
          "for a name that the "
@@ -201,17 +239,22 @@ const struct config_note config_notes[] = {
          "A file that has changed is read again by itself, or by SIGHUP; one that cannot be used changes nothing. "
          "Without this option and `ticketKeySecret` keys are random, and change whenever half of `sessionCacheTimeout` is over."},
 	{"ticketKeySecret", "16 or 32 bytes, for AES-128 or AES-256; colons may stand between them. "
-                            "Whoever has the same `ticketKeySecret`, `ticketMacSecret` and section name takes the tickets of the others, stunnel too. "
-                            "With stunnel this works where the section checks nothing about its peers and has one backend: its tickets do not say what was checked."},
+                            "Whoever has the same `ticketKeySecret`, `ticketMacSecret` and section name takes the tickets of the "
+                            "others, stunnel too. "
+                            "With stunnel this works where the section checks nothing about its peers and has one backend: its "
+                            "tickets do not say what was checked."},
 	{"ticketMacSecret", "16 or 32 bytes, for HMAC-SHA256."},
 	{"TIMEOUTbusy", "It is a deadline for the whole handshake."},
 	{"TIMEOUTclose", "It runs once one side has ended and what it sent has been passed on."},
 	{"TIMEOUTidle", "It runs from the last byte in either direction, and ends in a reset."},
 	{"TIMEOUTocsp", "It is a deadline for the whole question, from the lookup of the name to the end of the answer."},
 	{"transparent",
-         "`source` (also written `yes`) connects from the client's address, and from its port where that is free; the server's answers must "
-         "be routed back to this machine. `destination` connects to where the client wanted to go before TPROXY, REDIRECT or DNAT brought its "
-         "connection here, and takes the place of `connect`. `both` is both. `none` is also written `no`. A destination that is tlsplice "
+         "`source` (also written `yes`) connects from the client's address, and from its port where that is free; the server's "
+         "answers must "
+         "be routed back to this machine. `destination` connects to where the client wanted to go before TPROXY, REDIRECT or "
+         "DNAT brought its "
+         "connection here, and takes the place of `connect`. `both` is both. `none` is also written `no`. A destination that is "
+         "tlsplice "
          "itself is refused. Needs CAP_NET_ADMIN or CAP_NET_RAW, and rules and routes such as configs/tproxy has."},
 	{"verify",
          "Obsolete: `verifyChain` and `verifyPeer` say it more clearly. 0 asks for a certificate and does not look at it, "

@@ -35,7 +35,10 @@ void config_print_effective(const struct config *config, FILE *out)
 		const struct service_options *service =
 			(const void *)((const char *)section - offsetof(struct service_options, pub));
 
-		fprintf(out, "\n[%s]\n%s", service->header, section->canonical);
+		if (config->inetd)
+			fputs(section->canonical, out);
+		else
+			fprintf(out, "\n[%s]\n%s", service->header, section->canonical);
 	}
 }
 

@@ -425,17 +425,17 @@ static const char *parse_retry(struct reading *reading, const struct option *row
 
 	(void)reading;
 	if (!strcasecmp(value, "yes"))
-		service->retry_ms = 1000;
+		service->pub.retry_ms = 1000;
 	else if (!strcasecmp(value, "no"))
-		service->retry_ms = -1;
-	else if (!config_number(value, 0, INT_MAX, &service->retry_ms))
+		service->pub.retry_ms = -1;
+	else if (!config_number(value, 0, INT_MAX, &service->pub.retry_ms))
 		return row->error;
 	return NULL;
 }
 
 static void print_retry(FILE *out, const struct option *row, const void *base)
 {
-	long retry_ms = ((const struct service_options *)base)->retry_ms;
+	long retry_ms = ((const struct service_options *)base)->pub.retry_ms;
 	char text[24];
 
 	snprintf(text, sizeof(text), "%ld", retry_ms);

@@ -18,13 +18,7 @@ static bool asks_always(const struct global_options *global, const struct servic
 	return true;
 }
 
-/* These need `exec` or `protocol`, which are named themselves. */
-static bool asks_exec(const struct global_options *global, const struct service_options *service)
-{
-	(void)global, (void)service;
-	return false;
-}
-
+/* These need `protocol`, which is named itself. */
 static bool asks_protocol(const struct global_options *global, const struct service_options *service)
 {
 	(void)global, (void)service;

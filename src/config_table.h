@@ -63,10 +63,6 @@ struct service_options {
 	struct texts sni;
 	bool udp;
 
-	/* programs and access */
-	const char *exec, *exec_args;
-	bool pty;
-	long retry_ms; /* 0 = yes without delay; negative = no */
 
 	/* negotiation */
 	const char *protocol, *protocol_authentication, *protocol_domain, *protocol_host, *protocol_password, *protocol_username;

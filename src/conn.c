@@ -8,8 +8,10 @@
 #include "access.h"
 #include "coro.h"
 #include "dial.h"
+#include "exec.h"
 #include "fetch.h"
 #include "relay.h"
+#include "runner.h"
 #include "sessiond.h"
 #include "slab.h"
 
@@ -25,6 +27,7 @@ enum { LINGER_MS = 2000 }; /* for the peer to take our last alert */
 static atomic_uint clients;
 static unsigned clients_max = 1;
 static atomic_ullong next_serial;
+static atomic_uint failures;
 
 void conn_set_limit(unsigned max)
 {
@@ -39,6 +42,11 @@ unsigned conn_limit(void)
 unsigned conn_count(void)
 {
 	return atomic_load(&clients);
+}
+
+unsigned conn_failures(void)
+{
+	return atomic_load(&failures);
 }
 
 unsigned conn_list(struct worker *w, unsigned number)
@@ -75,7 +83,7 @@ static bool await_bytes(struct conn *c, struct end *e)
 	const char *call = c->service->conf->client ? "SSL_connect" : "SSL_accept";
 	struct chunk *chunk = NULL;
 	char text[ADDR_TEXT_MAX];
-	int r = c->failed ? -ECANCELED : ring_await_recv(c->worker->ring, &c->wait, e->fd, &chunk);
+	int r = c->failed ? -ECANCELED : end_await(e, &c->wait, &chunk);
 
 	if (chunk)
 		queue_append(&e->in, chunk);
@@ -306,19 +314,40 @@ static void greet(struct conn *c)
 {
 	const struct section *conf = c->service->conf;
 
-	conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
+	if (c->failed)
+		return;
+	if (!c->runner)
+		conn_log(c, LOG_DEBUG, "Service [%s] started", conf->name);
+	if (c->front.file)
+		return;
 	sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.fd, c->id, conf->debug);
+	if (c->front.to_fd != c->front.fd)
+		sockopts_apply(&conf->socket[SOCK_LOCAL], SOCK_LOCAL, c->front.to_fd, c->id, conf->debug);
 }
 
-/* Nobody who is refused leaves this line. */
+/* Nobody who is refused leaves this line. What is no socket comes from nowhere, and a program was started by ourselves. */
 static void welcome(struct conn *c)
 {
 	char text[ADDR_TEXT_MAX];
 
-	access_check(c);
-	if (!c->failed)
+	if (!c->front.file && !c->runner)
+		access_check(c);
+	if (c->failed)
+		return;
+	if (c->front.file)
+		conn_log(c, LOG_NOTICE, "Service [%s] accepted connection", c->service->conf->name);
+	else
 		conn_log(c, LOG_NOTICE, "Service [%s] accepted connection from %s", c->service->conf->name,
 		         addr_text(&c->peer, text));
+}
+
+/* Where the connection goes: an address, or a program. */
+static void reach(struct conn *c)
+{
+	if (c->service->conf->exec && !c->runner && !c->redirected)
+		exec_upstream(c);
+	else
+		dial(c);
 }
 
 static void start_relay(void *arg)
@@ -338,15 +367,17 @@ static void conn_live(void *arg)
 {
 	struct conn *c = arg;
 
+	if (c->runner)
+		exec_client(c);
 	greet(c);
 	welcome(c);
 	if (c->service->conf->client) {
-		dial(c);
+		reach(c);
 		tls_up(c);
 	} else {
 		tls_up(c);
 		route(c);
-		dial(c);
+		reach(c);
 	}
 	conn_deadline(c, TIMEOUT_FOREVER, NULL);
 	coro_call(c->failed ? end_conversation : start_relay, c);
@@ -386,19 +417,19 @@ static void decimal(char id[CONN_ID_MAX], unsigned long long n)
 	id[end - at] = '\0';
 }
 
-static void set_id(struct conn *c)
+void conn_make_id(const struct section *conf, char id[CONN_ID_MAX])
 {
 	unsigned long long serial = atomic_fetch_add_explicit(&next_serial, 1, memory_order_relaxed);
 
-	switch (c->service->conf->log_id) {
-	case LOG_ID_UNIQUE: unique_id(c->id); break;
-	case LOG_ID_THREAD: snprintf(c->id, sizeof(c->id), "%d", gettid()); break;
-	case LOG_ID_PROCESS: snprintf(c->id, sizeof(c->id), "%d", getpid()); break;
-	case LOG_ID_SEQUENTIAL: decimal(c->id, serial); break;
+	switch (conf->log_id) {
+	case LOG_ID_UNIQUE: unique_id(id); break;
+	case LOG_ID_THREAD: snprintf(id, CONN_ID_MAX, "%d", gettid()); break;
+	case LOG_ID_PROCESS: snprintf(id, CONN_ID_MAX, "%d", getpid()); break;
+	case LOG_ID_SEQUENTIAL: decimal(id, serial); break;
 	}
 }
 
-static void set_peer(struct conn *c)
+void conn_set_peer(struct conn *c)
 {
 	c->peer.len = sizeof(c->peer) - sizeof(c->peer.len);
 	if (getpeername(c->front.fd, &c->peer.sa, &c->peer.len) < 0)
@@ -412,7 +443,7 @@ static void timer_expired(struct timer *timer);
 static void end_init(struct end *e, struct conn *c, int fd)
 {
 	e->conn = c;
-	e->fd = fd;
+	end_open(e, fd);
 	e->recv.done = received;
 	e->send.done = sent;
 }
@@ -426,31 +457,28 @@ static bool clients_enter(void)
 	return false;
 }
 
-static void refuse(struct service *service, int fd, bool full)
+static void refuse(struct service *service, bool full)
 {
 	stats_add(&service->stats->rejected, 1);
 	if (service->conf->debug >= LOG_WARNING && full)
 		log_write(LOG_WARNING, NULL, "Connection rejected: too many clients (>=%u)", clients_max);
 	if (service->conf->debug >= LOG_ERR && !full)
 		log_write(LOG_ERR, NULL, "Connection rejected: no memory");
-	close(fd);
 }
 
-void conn_accepted(struct service *service, struct worker *w, int fd)
+struct conn *conn_new(struct service *service, struct worker *w)
 {
-	char text[ADDR_TEXT_MAX];
 	struct conn *c;
-	int error;
 
 	if (!clients_enter()) {
-		refuse(service, fd, true);
-		return;
+		refuse(service, true);
+		return NULL;
 	}
 	c = slab_get(w->conns);
 	if (!c) {
 		atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed);
-		refuse(service, fd, false);
-		return;
+		refuse(service, false);
+		return NULL;
 	}
 	memset(c, 0, sizeof(*c));
 	c->worker = w;
@@ -458,18 +486,21 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	c->upstream = service->upstream;
 	c->how = CONN_RESET;
 	c->timer.expired = timer_expired;
-	end_init(&c->front, c, fd);
+	end_init(&c->front, c, -1);
 	end_init(&c->back, c, -1);
 	list_append(&w->live, &c->live);
 	service_set_enter(service->set);
 	stats_add(&service->stats->accepted, 1);
 	stats_add(&service->stats->active, 1);
-	set_id(c);
-	set_peer(c);
-	if (service->conf->debug >= LOG_DEBUG)
-		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd,
-		          addr_text(&c->peer, text));
-	c->deep = service->deep;
+	return c;
+}
+
+void conn_start(struct conn *c)
+{
+	struct worker *w = c->worker;
+	int error;
+
+	c->deep = c->service->deep;
 	error = coro_start(c->deep ? w->deep_coros : w->coros, conn_live, c);
 	if (error) {
 		conn_log(c, LOG_ERR, "No stack for the connection: %s (%d)", strerror(-error), -error);
@@ -477,11 +508,32 @@ void conn_accepted(struct service *service, struct worker *w, int fd)
 	}
 }
 
+void conn_accepted(struct service *service, struct worker *w, int fd)
+{
+	struct conn *c = conn_new(service, w);
+	char text[ADDR_TEXT_MAX];
+
+	if (!c) {
+		close(fd);
+		return;
+	}
+	end_open(&c->front, fd);
+	conn_make_id(service->conf, c->id);
+	conn_set_peer(c);
+	if (service->conf->debug >= LOG_DEBUG)
+		log_write(LOG_DEBUG, NULL, "Service [%s] accepted (FD=%d) from %s", service->conf->name, fd,
+		          addr_text(&c->peer, text));
+	conn_start(c);
+}
+
 /* --- sockets and timers ------------------------------------------------------------------------------------------------------------- */
 
 static void interrupt(struct conn *c)
 {
-	fetch_interrupt(c->worker, &c->wait, &c->lookup);
+	if (c->exec)
+		exec_abandon(&c->exec);
+	else
+		fetch_interrupt(c->worker, &c->wait, &c->lookup);
 }
 
 void conn_deadline(struct conn *c, int seconds, const char *doing)
@@ -540,10 +592,10 @@ static void linger_step(struct end *e)
 			end_await_room(e);
 		return;
 	}
-	if (!e->closed)
-		shutdown(e->fd, SHUT_WR);
+	if (!e->closed && !e->file)
+		shutdown(e->to_fd, SHUT_WR);
 	e->closed = true;
-	if (e->eof)
+	if (e->eof || e->file)
 		conn_close(c);
 	else if (!e->recv.armed)
 		linger_receive(e);
@@ -582,9 +634,11 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 		return;
 	if (error < 0) {
 		e->closed = true;
-		if (error != -ECANCELED && error != -EKEYREJECTED)
+		if (error != -ECANCELED && error != -EKEYREJECTED && !(error == -EIO && e->file))
 			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-error), -error);
 	}
+	if (error == -EIO && e->file && c->stage == CONN_RELAYING)
+		relay_hung_up(e);
 	switch (c->stage) {
 	case CONN_TALKING:
 		if (error == 0)
@@ -593,7 +647,7 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 			send_failed(c, error);
 		break;
 	case CONN_RELAYING:
-		if (error < 0 && !is_peers_doing(error))
+		if (error < 0 && !is_peers_doing(error) && !e->hung_up)
 			conn_finish(c, CONN_RESET);
 		else
 			relay_sent(e);
@@ -642,14 +696,14 @@ static const char *ending_word(struct conn *c)
 	return front && back ? "reset" : front ? "closed/reset" : back ? "reset/closed" : "closed";
 }
 
-static void end_close(struct conn *c, struct end *e, const char *name)
+static void close_end(struct conn *c, struct end *e, const char *name)
 {
 	static const struct linger abort_at_once = {.l_onoff = 1, .l_linger = 0};
 
 	if (e->fd >= 0) {
 		if (reset_end(c, e))
 			setsockopt(e->fd, SOL_SOCKET, SO_LINGER, &abort_at_once, sizeof(abort_at_once));
-		close(e->fd);
+		end_close(e);
 		conn_log(c, LOG_DEBUG, "%s descriptor (FD=%d) closed", name, e->fd);
 	}
 	queue_clear(&e->in, &c->worker->bufs);
@@ -660,13 +714,15 @@ static void end_close(struct conn *c, struct end *e, const char *name)
 static void conn_release(struct conn *c)
 {
 	struct service *service = c->service;
+	struct runner *runner = c->runner;
 	struct worker *w = c->worker;
+	char id[CONN_ID_MAX];
 	unsigned left;
 
 	if (c->front.recv.armed || c->front.send.armed || c->back.recv.armed || c->back.send.armed || c->wait.op.armed)
 		return;
-	end_close(c, &c->back, "Remote");
-	end_close(c, &c->front, "Local");
+	close_end(c, &c->back, "Remote");
+	close_end(c, &c->front, "Local");
 	relay_end(c);
 	tls_end(&c->tls);
 	timer_disarm(&w->timers, &c->timer);
@@ -674,7 +730,10 @@ static void conn_release(struct conn *c)
 	left = atomic_fetch_sub_explicit(&clients, 1, memory_order_relaxed) - 1;
 	conn_log(c, LOG_DEBUG, "Service [%s] finished (%u left)", service->conf->name, left);
 	stats_add(&service->stats->active, (uint64_t)-1);
+	memcpy(id, c->id, sizeof(id));
 	slab_put(w->conns, c);
+	if (runner)
+		runner_ended(runner, id);
 	service_set_leave(service->set);
 }
 
@@ -695,9 +754,11 @@ void conn_finish(struct conn *c, enum conn_end how)
 	c->how = how;
 	conn_log(c, LOG_NOTICE, "Connection %s: %llu byte(s) sent to TLS, %llu byte(s) sent to socket", ending_word(c),
 	         (unsigned long long)c->to_tls.bytes, (unsigned long long)c->to_plain.bytes);
-	if (how == CONN_RESET)
+	if (how == CONN_RESET) {
 		stats_add(&c->service->stats->failed, 1);
-	if (c->worker->stage != WORKER_STOPPING && c->tls.alert_sent && !e->closed && e->fd >= 0 &&
+		atomic_fetch_add_explicit(&failures, 1, memory_order_relaxed);
+	}
+	if (c->worker->stage != WORKER_STOPPING && (c->tls.alert_sent || c->linger) && !e->closed && e->fd >= 0 &&
 	    timer_arm(&c->worker->timers, &c->timer, ring_now_ms(c->worker->ring) + LINGER_MS) == 0) {
 		c->stage = CONN_LINGERING;
 		linger_step(e);

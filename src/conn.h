@@ -21,7 +21,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { CONN_ID_MAX = 24 };
+struct exec;
+struct runner;
+
+enum { CONN_ID_MAX = 40 };
 
 enum pump_state {
 	PUMP_OPEN,
@@ -70,6 +73,7 @@ struct conn {
 	bool deep;         /* the conversation's stack has room for OpenSSL */
 	bool failed;       /* the first failure has been logged; every further step does nothing */
 	bool expired;      /* by `timer` */
+	bool linger;       /* the TLS side may still send when the connection ends: closing at once would make that a RST */
 	const char *doing; /* what a deadline would interrupt: for its log line */
 	struct timer timer;
 	uint64_t active_ms;  /* when bytes last moved */
@@ -77,6 +81,8 @@ struct conn {
 	enum tls_promotion promotion;
 	struct ring_wait wait;  /* what the conversation waits for */
 	struct lookup *lookup;  /* or this */
+	struct exec *exec;      /* or this: a program that is being started */
+	struct runner *runner;  /* whose program takes the place of the client; NULL: none */
 	struct end front, back; /* accepted, dialled */
 	struct tls tls;
 	struct pump to_tls, to_plain;
@@ -105,6 +111,22 @@ unsigned conn_list(struct worker *worker, unsigned number);
 
 /* Takes over a socket that a listener of the service accepted. */
 void conn_accepted(struct service *service, struct worker *worker, int fd);
+
+/*
+ * The same in two steps, for a connection that does not come from a listener: give it an id and a front in between, or a runner. NULL: there is no room
+ * for it, logged.
+ */
+struct conn *conn_new(struct service *service, struct worker *worker);
+void conn_start(struct conn *c);
+
+/* Finds out who is on the other side of the front. */
+void conn_set_peer(struct conn *c);
+
+/* How many connections have ended otherwise than in order. Callable from any thread. */
+unsigned conn_failures(void);
+
+/* A connection id of the section's form, without a connection. */
+void conn_make_id(const struct section *conf, char id[CONN_ID_MAX]);
 
 /* The first failure of a conversation: it will end in `how` when conn_live() falls through. Log first. */
 void conn_fail(struct conn *c, enum conn_end how);

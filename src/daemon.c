@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,29 @@ enum { DUMPABLE = 1 };
 #else
 enum { DUMPABLE = 0 };
 #endif
+
+static struct rlimit files_before, core_before, memory_before;
+static bool limits_changed;
+
+void process_restore_limits(void)
+{
+	if (!limits_changed)
+		return;
+	setrlimit(RLIMIT_NOFILE, &files_before);
+	setrlimit(RLIMIT_CORE, &core_before);
+	setrlimit(RLIMIT_MEMLOCK, &memory_before);
+}
+
+void process_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
 
 /* Rings are locked memory on some kernels; root has no limit there, and who we become shall not have one either. */
 static void raise_locked_memory(void)
@@ -43,9 +67,12 @@ void process_protect(void)
 
 unsigned process_limits(void)
 {
-	struct rlimit core = {0, 0};
+	struct rlimit core = {.rlim_cur = 0};
 	struct rlimit files;
 
+	limits_changed = getrlimit(RLIMIT_NOFILE, &files_before) == 0 && getrlimit(RLIMIT_CORE, &core_before) == 0 &&
+	                 getrlimit(RLIMIT_MEMLOCK, &memory_before) == 0;
+	core.rlim_max = limits_changed ? core_before.rlim_max : 0; /* so that children can have theirs back */
 	setrlimit(RLIMIT_CORE, &core);
 	process_protect();
 	raise_locked_memory();

@@ -13,6 +13,12 @@
  */
 unsigned process_limits(void);
 
+/* A child process gets its limits back as the proxy found them. Only system calls: callable after vfork(2). */
+void process_restore_limits(void);
+
+/* Descriptors 0, 1 and 2 are there: what is opened later must not become one of them. */
+void process_standard_descriptors(void);
+
 /*
  * Lets the allocator give memory back when the workers rest, not only when they allocate. After daemonise(): a fork would lose its thread.
  * Does nothing without jemalloc.

@@ -83,7 +83,10 @@ static size_t begin(struct conn *c, const struct addr_list *list)
 
 bool dial_remembers(const struct conn *c)
 {
-	return !c->service->conf->client && c->tls.ssl && !c->redirected && (c->upstream->delay || c->upstream->addrs.count > 1);
+	const struct upstream *upstream = c->upstream;
+
+	return !c->service->conf->client && c->tls.ssl && !c->redirected && upstream->names->count > 0 &&
+	       (upstream->delay || upstream->addrs.count > 1);
 }
 
 const struct addr *dial_choose(struct tls *tls)
@@ -161,7 +164,7 @@ static void connected(struct conn *c, int fd, const struct addr *to, size_t choi
 	char mine[ADDR_TEXT_MAX];
 	struct addr local = {.len = sizeof(local) - sizeof(local.len)};
 
-	c->back.fd = fd;
+	end_open(&c->back, fd);
 	addr_text(to, c->destination);
 	conn_log(c, LOG_NOTICE, "s_connect: connected %s", c->destination);
 	if (choice > 1 && dial_remembers(c))

@@ -1,6 +1,7 @@
 /*
  * Ends: one socket of a connection, how bytes come from it and go to it. A plain socket and one whose records the kernel makes look alike here,
- * but for chunks with `content`, which are records of another type than application data.
+ * but for chunks with `content`, which are records of another type than application data. Pipes, terminals and files are ends too: they are
+ * read and written by system calls, once a poll says that there is something to read or room.
  * For conn.c and relay*.c; everything belongs to the connection's worker.
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -33,7 +34,9 @@ enum end_sending {
 };
 
 struct end {
-	int fd; /* -1: not there (yet) */
+	int fd;              /* bytes come from here; -1: not there (yet) */
+	int to_fd;           /* and go here: the same, but in inetd mode */
+	int flags, to_flags; /* of files: as they were before O_NONBLOCK, which others who share them see; -1: as they are */
 	struct ring_op recv, send;
 	enum end_receiving receiving;
 	enum end_sending sending;
@@ -44,12 +47,30 @@ struct end {
 	bool opens;       /* the kernel opens records that come in, */
 	bool seals;       /* and seals what goes out */
 	bool bulk;        /* much comes in: big receives, one at a time, instead of small ones as they come */
+	bool file;        /* no socket; O_NONBLOCK is set */
+	bool pollable;    /* a file that one can wait for; others (regular ones) are always ready */
+	bool hung_up;     /* a terminal whose other side is gone */
 	bool nonblocking; /* O_NONBLOCK is set: for splice(2) */
 	bool readable;    /* polled: there may be something to read */
 	bool eof;         /* nothing more will be received */
 	bool torn;        /* because of a RST */
 	bool closed;      /* nothing more may be sent: shut down, or broken */
 };
+
+/* Gives the end its socket. */
+void end_open(struct end *end, int fd);
+
+/* Gives the end files, or two sockets, one for each direction. Returns 0 or -errno, and then the end is as it was. */
+int end_open_files(struct end *end, int from, int to);
+
+/* Closes, and leaves the files as they were found. */
+void end_close(struct end *end);
+
+/* For coroutines: waits for bytes. As ring_await_recv(). */
+int end_await(struct end *end, struct ring_wait *wait, struct chunk **chunk);
+
+/* Arms `recv` to tell when there is something to read. */
+void end_await_readable(struct end *end);
 
 /* Sends what is in end->out, if it is not being sent already. */
 void end_send(struct end *end);

@@ -4,6 +4,7 @@
  */
 #include "listen.h"
 
+#include "activation.h"
 #include "log.h"
 #include "owner.h"
 #include "transparent.h"
@@ -24,6 +25,7 @@ struct bound {
 	bool fresh;                  /* bound by the listening_prepare() under way */
 	dev_t device;                /* of a Unix socket's file: in a jail its name may be another file's */
 	ino_t inode;
+	unsigned passed;             /* 1 + its number among the sockets that systemd has opened; 0: ours */
 	struct listener *listener[]; /* by worker */
 };
 
@@ -160,7 +162,7 @@ static void bound_free(struct bound *b)
 	struct stat st;
 
 	list_remove(&b->link);
-	if (has_file(&b->wanted) && lstat(b->wanted.un.sun_path, &st) == 0 && st.st_dev == b->device && st.st_ino == b->inode)
+	if (!b->passed && has_file(&b->wanted) && lstat(b->wanted.un.sun_path, &st) == 0 && st.st_dev == b->device && st.st_ino == b->inode)
 		unlink(b->wanted.un.sun_path);
 	free(b);
 }
@@ -261,7 +263,7 @@ static bool keep(struct listening *l, const struct section *s, const struct addr
 	list_each(it, next, &l->bound) {
 		struct bound *b = container_of(it, struct bound, link);
 
-		if (!b->owner && addr_equal(&b->wanted, addr)) {
+		if (!b->owner && !b->passed && addr_equal(&b->wanted, addr)) {
 			b->owner = s;
 			for (unsigned w = 0; w < l->workers; w++) {
 				be_transparent(s, b->listener[w]->fd, addr);
@@ -273,15 +275,76 @@ static bool keep(struct listening *l, const struct section *s, const struct addr
 	return false;
 }
 
-static bool bind_section(struct listening *l, const struct section *s, const struct addr_list *addrs)
-{
-	bool any = addrs->count == 0;
+/* --- sockets that systemd has opened ---------------------------------------------------------------------------------------------------- */
 
-	if (any) { /* clients come from another section, by their server name */
-		log_global(LOG_DEBUG, "Skipped SNI secondary service [%s]", s->name);
+/* Fills b->listener with copies: one queue for all workers. Returns 0 or -errno. */
+static int copy_passed(const struct listening *l, struct bound *b, int passed)
+{
+	for (unsigned w = 0; w < l->workers; w++) {
+		int fd = duplicate(passed);
+
+		if (fd < 0)
+			return fd;
+		b->listener[w] = listener_new(fd);
+		if (!b->listener[w])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static bool open_passed(struct listening *l, const struct section *s, unsigned n)
+{
+	struct bound *b = calloc(1, sizeof(*b) + l->workers * sizeof(struct listener *));
+	int fd = activation_socket(n), error;
+
+	if (!b)
+		return false;
+	log_global(LOG_DEBUG, "Listening file descriptor received from systemd (FD=%d)", fd);
+	list_append(&l->bound, &b->link);
+	b->passed = n + 1;
+	b->owner = s;
+	b->fresh = true;
+	b->wanted.len = sizeof(b->wanted) - sizeof(b->wanted.len);
+	error = getsockname(fd, &b->wanted.sa, &b->wanted.len) < 0 ? -errno : copy_passed(l, b, fd);
+	if (!error) {
+		sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, fd, NULL, s->debug);
+		log_bound(s, b);
+		return true;
+	}
+	log_global(LOG_ERR, "Service [%s] (FD=%d): %s (%d)", s->name, fd, strerror(-error), -error);
+	bound_undo(l, b);
+	return false;
+}
+
+/* The section takes the nth, which it may have had before. */
+static bool use_passed(struct listening *l, const struct section *s, unsigned n)
+{
+	list_each(it, next, &l->bound) {
+		struct bound *b = container_of(it, struct bound, link);
+
+		if (b->passed == n + 1) {
+			b->owner = s;
+			sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, activation_socket(n), NULL, s->debug);
+			return true;
+		}
+	}
+	return open_passed(l, s, n);
+}
+
+/* --- all of a generation ------------------------------------------------------------------------------------------------------------------ */
+
+static bool bind_section(struct listening *l, const struct section *s, const struct addr_list *addrs, unsigned *passed)
+{
+	bool any = false;
+
+	if (!addrs->count) { /* clients come from another section, by their server name, or from a program */
+		log_global(LOG_DEBUG, s->exec ? "Skipped exec+connect service [%s]" : "Skipped SNI secondary service [%s]",
+		           s->name);
 		return true;
 	}
 	log_global(LOG_DEBUG, "Binding service [%s]", s->name);
+	if (*passed < activation_count())
+		return use_passed(l, s, (*passed)++);
 	for (size_t i = 0; i < addrs->count; i++)
 		if (keep(l, s, &addrs->addrs[i]) || bind_fresh(l, s, &addrs->addrs[i]))
 			any = true;
@@ -292,6 +355,7 @@ static bool bind_section(struct listening *l, const struct section *s, const str
 
 bool listening_prepare(struct listening *l, const struct generation *g)
 {
+	unsigned passed = 0;
 	bool ok = true;
 
 	list_each(it, next, &l->bound) {
@@ -300,8 +364,12 @@ bool listening_prepare(struct listening *l, const struct generation *g)
 		b->owner = NULL;
 		b->fresh = false;
 	}
-	for (const struct section *s = g->config->sections; ok && s; s = s->next)
-		ok = bind_section(l, s, &g->commons[s->index].accept);
+	for (const struct section *s = g->config->inetd ? NULL : g->config->sections; ok && s; s = s->next)
+		ok = bind_section(l, s, &g->commons[s->index].accept, &passed);
+	if (ok && passed < activation_count()) {
+		log_global(LOG_ERR, "Too many listening file descriptors received from systemd, got %u", activation_count());
+		ok = false;
+	}
 	if (ok)
 		return true;
 	list_each(it, next, &l->bound) {

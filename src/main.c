@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "config.h"
+#include "daemon.h"
 #include "doctor.h"
 #include "kernel.h"
 #include "log.h"
@@ -162,6 +163,7 @@ int main(int argc, char **argv)
 
 	if (wrap_is_helper(argc, argv))
 		return wrap_main(argv);
+	process_standard_descriptors();
 	log_set_id("ui");
 	tls_may_ask(true);
 	for (size_t i = 0; argc > 1 && i < sizeof(prints) / sizeof(*prints); i++)

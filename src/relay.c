@@ -104,7 +104,7 @@ static enum end_receiving manner(const struct pump *p)
 {
 	const struct end *from = p->from;
 
-	if (from->nonblocking || (from->opens && from->bulk))
+	if (from->file || from->nonblocking || (from->opens && from->bulk))
 		return END_POLLED;
 	if (from->opens)
 		return END_RECORDS;
@@ -140,14 +140,14 @@ void relay_receive(struct pump *p)
 			ring_cancel(ring, &from->recv);
 		return;
 	}
-	if (wanted != END_POLLED && !has_room(p))
-		return;
+	if ((wanted != END_POLLED || (from->file && !from->pollable)) && !has_room(p))
+		return; /* what is always readable would tell so all the time */
 	if (wanted == END_REST && tls_missing(from->tls) == 0)
 		return; /* whole records wait to be moved on */
 	from->receiving = wanted;
 	from->readable = false; /* the poll will tell */
 	switch (wanted) {
-	case END_POLLED: ring_poll(ring, &from->recv, from->fd, POLLIN | POLLRDHUP, true); break;
+	case END_POLLED: end_await_readable(from); break;
 	case END_RECORDS: ring_recv_records(ring, &from->recv, from->fd); break;
 	case END_MANY: ring_recv(ring, &from->recv, from->fd, CHUNK_SMALL, true); break;
 	case END_ONE: ring_recv(ring, &from->recv, from->fd, CHUNK_BIG, false); break;
@@ -175,6 +175,15 @@ static bool take_error(struct pump *p, int error)
 	return true;
 }
 
+void relay_hung_up(struct end *e)
+{
+	if (!e->hung_up)
+		conn_log(e->conn, LOG_INFO, "Write socket closed (HUP)");
+	relay_pump_to(e)->state = PUMP_ENDED;
+	e->hung_up = e->closed = true;
+	e->conn->linger = true; /* the TLS side may still be sending */
+}
+
 bool relay_take(struct pump *p, long res, struct chunk *chunk)
 {
 	struct end *e = p->from;
@@ -187,6 +196,9 @@ bool relay_take(struct pump *p, long res, struct chunk *chunk)
 		queue_append(&got, chunk);
 		queue_join(&e->in, &got, bufs);
 	} else if (res == 0) {
+		e->eof = true;
+	} else if (res == -EIO && e->file) {
+		relay_hung_up(e);
 		e->eof = true;
 	} else if (res != -ENOBUFS && res != -ECANCELED && res != -EAGAIN) {
 		return take_error(p, (int)res);
@@ -207,7 +219,7 @@ static enum pump_result read_now(struct pump *p)
 		e->bulk = e->bulk ? n >= CHUNK_SMALL_ROOM / 2 : n == CHUNK_SMALL_ROOM;
 	if (!relay_take(p, n, chunk))
 		return PUMP_FAILED;
-	return n >= 0 ? PUMP_AGAIN : PUMP_NOTHING;
+	return n >= 0 || e->eof ? PUMP_AGAIN : PUMP_NOTHING;
 }
 
 static enum pump_result pull(struct pump *p)
@@ -290,6 +302,17 @@ static bool move(struct pump *p)
 
 /* --- ends of streams ---------------------------------------------------------------------------------------------------------------- */
 
+static bool pump_step(struct pump *p);
+
+/* Nothing but a socket can be closed in one direction: the other one ends too. Returns false when passing that on fails. */
+static bool close_file(struct end *e)
+{
+	conn_log(e->conn, LOG_DEBUG, "Closing the file descriptor");
+	e->eof = true;
+	ring_cancel(e->conn->worker->ring, &e->recv);
+	return pump_step(relay_pump_from(e));
+}
+
 /* The source has ended and everything it sent is on its way: pass the end on. Returns false when that fails. */
 static bool pass_end(struct pump *p)
 {
@@ -306,7 +329,9 @@ static bool pass_end(struct pump *p)
 		return true;
 	p->state = PUMP_ENDED;
 	p->to->closed = true;
-	shutdown(p->to->fd, SHUT_WR);
+	if (p->to->file)
+		return close_file(p->to);
+	shutdown(p->to->to_fd, SHUT_WR);
 	conn_log(c, LOG_DEBUG, "Sent socket write shutdown");
 	return true;
 }
@@ -339,7 +364,7 @@ static bool source_ended(struct pump *p)
 	p->state = PUMP_ENDING;
 	if (p->from->tls)
 		return truncated(p);
-	conn_log(p->from->conn, LOG_INFO, "Read socket closed (readsocket)");
+	conn_log(p->from->conn, LOG_INFO, "Read socket closed (%s)", p->from->hung_up ? "HUP" : "readsocket");
 	return true;
 }
 

@@ -17,6 +17,9 @@ void relay_sent(struct end *end);
 void relay_spliced(struct end *end, int res);
 void relay_expired(struct conn *c);
 
+/* A terminal whose other side is gone takes nothing any more; what it has said may still be read. */
+void relay_hung_up(struct end *end);
+
 /* The connection is over: what the relay still holds of it goes. */
 void relay_end(struct conn *c);
 

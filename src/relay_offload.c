@@ -5,6 +5,7 @@
  */
 #include "relay.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum {
@@ -127,7 +128,7 @@ void offload_try(struct pump *p)
 
 	if (p->offload != OFFLOAD_DUE || !at_boundary(p))
 		return;
-	error = tls_offload(e->tls, p->direction, e->fd);
+	error = e->fd == e->to_fd && !e->file ? tls_offload(e->tls, p->direction, e->fd) : -ENOTSOCK;
 	if (!error && p->direction == KTLS_SEND)
 		e->seals = true;
 	else if (!error)

@@ -26,6 +26,8 @@ static bool is_possible(const struct pump *p)
 {
 	const struct conn *c = p->from->conn;
 
+	if (c->front.file || c->back.file || c->front.fd != c->front.to_fd)
+		return false;
 	return (p->from->tls ? p->from->opens : p->to->seals) && c->to_tls.offload == OFFLOAD_NONE && c->to_plain.offload == OFFLOAD_NONE;
 }
 

@@ -39,6 +39,7 @@ struct needs {
 };
 
 static struct needs allowed; /* at the start; empty: everything */
+static bool confined;   /* there is a sandbox */
 static bool enforced;   /* by Landlock */
 static bool restricted; /* by seccomp */
 static bool runs;       /* programs, if only those that Landlock allows */
@@ -316,6 +317,16 @@ static void restrict_files(const struct config *config, const struct config_sour
 		log_global(LOG_NOTICE, "Sandbox: files are not restricted: Landlock: %s (%d)", strerror(-error), -error);
 }
 
+/* Whatever is in force is so for the programs of `exec` too, which are no proxies. */
+static bool has_programs(const struct config *config)
+{
+	const struct section *s = config->sections;
+
+	while (s && !s->exec)
+		s = s->next;
+	return s != NULL;
+}
+
 /* Nothing that could be proved to valgrind: it lives in our process, and makes system calls of its own. */
 static bool wanted(const struct config *config)
 {
@@ -327,6 +338,11 @@ void sandbox_files(const struct config *config, const struct config_source *sour
 	if (!wanted(config))
 		return;
 	ring_restrict();
+	if (has_programs(config)) {
+		log_global(LOG_NOTICE, "Sandbox: the rings only: programs of \"exec\" would be in the rest of it too");
+		return;
+	}
+	confined = true;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		log_global(LOG_NOTICE, "Sandbox: PR_SET_NO_NEW_PRIVS: %s (%d)", strerror(errno), errno);
 	if (has_strangers(config))
@@ -340,7 +356,7 @@ void sandbox_calls(const struct config *config)
 	bool strangers = has_strangers(config);
 	int error;
 
-	if (!wanted(config))
+	if (!wanted(config) || has_programs(config))
 		return;
 	runs = strangers || enforced || runs_helper(config);
 	error = seccomp_restrict(strangers, runs);
@@ -375,6 +391,10 @@ bool sandbox_allows(const struct config *config)
 	struct needs needs = {0};
 	bool ok = true;
 
+	if (confined && has_programs(config)) {
+		log_global(LOG_ERR, "Sandbox: the first \"exec\" needs a restart");
+		return false;
+	}
 	if (restricted && !runs && runs_helper(config)) {
 		log_global(LOG_ERR, "Sandbox: without Landlock the first \"libwrap\" needs a restart");
 		return false;

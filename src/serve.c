@@ -5,13 +5,18 @@
 #include "serve.h"
 
 #include "access.h"
+#include "activation.h"
 #include "admin.h"
+#include "child.h"
 #include "conn.h"
 #include "daemon.h"
+#include "exec.h"
+#include "inetd.h"
 #include "jobs.h"
 #include "ktls.h"
 #include "listen.h"
 #include "log.h"
+#include "notify.h"
 #include "privileges.h"
 #include "renew.h"
 #include "ring.h"
@@ -35,6 +40,7 @@
 
 enum {
 	JOB_THREADS = 4,
+	INETD_FAILED = 2, /* exit status with `inetdStatus = yes` */
 	WORKERS_MAX = 1024,
 	DRAIN_LOOK_MS = 50, /* how often a drain looks whether it is over */
 	REOPEN_MS = 24 * 3600 * 1000,
@@ -45,6 +51,7 @@ static struct {
 	const struct config_source *source;
 	struct worker *workers;
 	unsigned count;
+	bool inetd; /* one connection, on descriptors 0 and 1 */
 	struct listening listening;
 	struct generation *current;
 	struct watch *watch; /* files that `current` was made of */
@@ -66,6 +73,8 @@ static unsigned workers_wanted(const struct config *config)
 	unsigned n = (unsigned)config->global.workers;
 	cpu_set_t cpus;
 
+	if (config->inetd)
+		return 1;
 	if (n == 0)
 		n = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 1;
 	return n < WORKERS_MAX ? n : WORKERS_MAX;
@@ -134,6 +143,7 @@ static bool start_admin(void)
 
 static bool make_workers(const struct config *config)
 {
+	server.inetd = config->inetd;
 	server.count = workers_wanted(config);
 	server.workers = workers_new(server.count);
 	if (!server.workers || stats_start(server.count) < 0)
@@ -176,6 +186,8 @@ static int take_signals(void)
 	struct sigaction before;
 
 	sigemptyset(&server.signals);
+	signal(SIGCHLD, SIG_DFL); /* ignored, it would make children vanish without a word */
+	sigaddset(&server.signals, SIGCHLD);
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		if (sigaction(all[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
 			sigaddset(&server.signals, all[i]);
@@ -225,7 +237,8 @@ static struct config *load_again(void)
 	return NULL;
 }
 
-static void reload(void)
+/* False: the old configuration stays. */
+static bool reload(void)
 {
 	struct config *config = load_again();
 	struct watch *watch = config ? renew_watch(config) : NULL;
@@ -243,7 +256,7 @@ static void reload(void)
 	if (!next) {
 		log_global(LOG_ERR, "Failed to reload the configuration file");
 		watch_free(watch);
-		return;
+		return false;
 	}
 	announce_unchanged(globals(), &next->config->global);
 	listening_commit(&server.listening, next, server.workers);
@@ -254,6 +267,7 @@ static void reload(void)
 	announce_services(next->config);
 	start_admin();
 	log_global(LOG_NOTICE, "Configuration successful");
+	return true;
 }
 
 /* Files may have changed: certReload. */
@@ -317,6 +331,8 @@ static void drain(int seconds)
 	while (conn_count() > 0 && time(NULL) < end) {
 		int signal = sigtimedwait(&server.signals, NULL, &look);
 
+		if (signal == SIGCHLD)
+			child_reap();
 		if (signal == SIGTERM || signal == SIGINT || signal == SIGQUIT)
 			return;
 	}
@@ -326,18 +342,24 @@ static void drain(int seconds)
 static bool handle(int signal)
 {
 	switch (signal) {
+	case SIGCHLD: child_reap(); return true;
 	case SIGHUP:
 		log_global(LOG_DEBUG, "Processing SIGNAL_RELOAD_CONFIG");
-		reload();
+		notify_reloading();
+		notify_ready(reload() ? "Serving" : "Serving with the old configuration: the new one is wrong");
 		return true;
 	case SIGUSR1: log_reopen(); return true;
 	case SIGUSR2: list_connections(); return true;
 	case SIGTERM:
 		log_global(LOG_NOTICE, "Terminated");
+		notify_stopping(globals()->drain_s);
 		if (globals()->drain_s > 0)
 			drain(globals()->drain_s);
 		return false;
-	default: log_global(LOG_ERR, "Received %s; terminating", signal == SIGINT ? "SIGINT" : "SIGQUIT"); return false;
+	default:
+		log_global(LOG_ERR, "Received %s; terminating", signal == SIGINT ? "SIGINT" : "SIGQUIT");
+		notify_stopping(0);
+		return false;
 	}
 }
 
@@ -361,9 +383,24 @@ static int reopen_log_in_ms(void)
 	return (int)(due - now_ms());
 }
 
-static int sooner(int timeout_ms, int other_ms)
+static void be_asked(struct worker *w, void *arg)
 {
-	return other_ms >= 0 && other_ms < timeout_ms ? other_ms : timeout_ms;
+	(void)w, (void)arg;
+}
+
+/* systemd's watchdog hears of us as long as every worker answers. */
+static void show_life(void)
+{
+	if (!notify_watchdog_due(now_ms()))
+		return;
+	for (unsigned w = 0; w < server.count; w++)
+		worker_ask(&server.workers[w], be_asked, NULL);
+	notify_alive(now_ms());
+}
+
+static int sooner(int a_ms, int b_ms)
+{
+	return b_ms >= 0 && (a_ms < 0 || b_ms < a_ms) ? b_ms : a_ms;
 }
 
 /* Returns the next signal, or 0 when there is something else to look after. */
@@ -375,7 +412,9 @@ static int next_signal(void)
 	int timeout = sooner(reopen_log_in_ms(), watch_wait_ms(server.watch, now_ms()));
 	struct signalfd_siginfo info;
 
-	poll(fds, 3, sooner(timeout, wrap_wait_ms(now_ms())));
+	timeout = sooner(timeout, wrap_wait_ms(now_ms()));
+	poll(fds, 3, sooner(timeout, notify_watchdog_wait_ms(now_ms())));
+	show_life();
 	return read(server.signal_fd, &info, sizeof(info)) == sizeof(info) ? (int)info.ssi_signo : 0;
 }
 
@@ -489,12 +528,13 @@ static bool launch(void)
 	int error = 0;
 
 	log_before_fork();
-	if (g->foreground == FOREGROUND_NO)
+	if (g->foreground == FOREGROUND_NO && !server.inetd)
 		error = daemonise();
 	log_set_id("main");
-	server.pid_file = g->pid ? strdup(g->pid) : NULL;
-	if (!error)
+	if (!server.inetd && !error) {
+		server.pid_file = g->pid ? strdup(g->pid) : NULL;
 		error = pid_file_create(server.pid_file);
+	}
 	if (!error)
 		sandbox_files(server.current->config, server.source); /* while this is the only thread */
 	log_after_fork();
@@ -507,7 +547,9 @@ static bool launch(void)
 	}
 	process_memory();
 	signal(SIGPIPE, SIG_IGN);
-	error = jobs_start(JOB_THREADS);
+	error = server.inetd ? inetd_prepare(server.workers) : 0;
+	if (!error)
+		error = jobs_start(JOB_THREADS);
 	if (!error)
 		error = workers_start(server.workers, server.count, stack_wanted(server.current->config));
 	if (error) {
@@ -519,9 +561,14 @@ static bool launch(void)
 	announce_services(server.current->config);
 	announce_ktls(server.current->config);
 	stats_note_reload(1);
+	if (server.inetd) {
+		inetd_start(server.workers);
+		return true;
+	}
 	if (!start_admin())
 		return false;
 	log_global(LOG_INFO, "Accepting new connections");
+	notify_ready("Serving");
 	return true;
 }
 
@@ -534,7 +581,8 @@ static void finish(void)
 	wrap_stop();
 	watch_free(server.watch);
 	close(server.signal_fd);
-	pid_file_remove(server.pid_file);
+	if (!server.inetd)
+		pid_file_remove(server.pid_file);
 	free(server.pid_file);
 	tls_forget_passphrase();
 	log_close();
@@ -544,11 +592,31 @@ static void finish(void)
 	workers_free(server.workers, server.count);
 }
 
+/* Inetd mode: one connection. Like any other process one dies by the signal that ends it. */
+static int serve_inherited(void)
+{
+	bool tell = globals()->inetd_status;
+	int ended_by = inetd_wait(server.workers, server.signal_fd);
+	sigset_t pending = server.signals;
+
+	worker_join(server.workers);
+	finish();
+	if (ended_by) {
+		signal(ended_by, SIG_DFL);
+		raise(ended_by);
+		sigprocmask(SIG_UNBLOCK, &pending, NULL);
+	}
+	return tell && conn_failures() ? INETD_FAILED : 0;
+}
+
 int serve(const struct config_source *source)
 {
-	struct config *config = config_load(source);
+	struct config *config;
 
 	server.source = source;
+	notify_open();
+	exec_find_preload();
+	config = activation_take() ? config_load(source) : NULL;
 	server.foreground = config ? config->global.foreground : FOREGROUND_NO;
 	if (!config || !prepare(config)) {
 		log_dump_kept();
@@ -561,6 +629,8 @@ int serve(const struct config_source *source)
 		log_close();
 		_exit(1); /* threads may run */
 	}
+	if (server.inetd)
+		return serve_inherited();
 	wait_for_signals();
 	stop_workers();
 	finish();

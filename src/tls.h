@@ -164,6 +164,12 @@ enum tls_progress tls_handshake(struct tls *tls);
 int tls_switch(struct tls *tls, struct tls_context *context);
 
 /*
+ * The names of the peer's certificate and of its issuer as text ("C=PL, CN=x"), to be freed with free(3); NULL where it has none. After the handshake, and
+ * before records are taken over. False: no memory.
+ */
+bool tls_peer_names(struct tls *tls, char **subject, char **issuer);
+
+/*
  * The descriptors by which the engine will tell, written to `fds`. None: it has no way to tell, or more than TLS_ENGINE_FDS_MAX. While it is at work
  * tls_end() must not be called: there is no way to take a job back. tls_abandon() forgets the SSL object instead, which is never freed then.
  */

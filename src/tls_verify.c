@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* One call of OpenSSL's: a certificate of the chain and what OpenSSL says about it. */
@@ -23,17 +24,53 @@ struct verdict {
 	int depth; /* 0: the peer's own */
 };
 
-const char *name_text(const X509_NAME *name, char text[LOG_TEXT_MAX])
+/* Names are hostile: control characters come out escaped, UTF-8 as it is. NULL: no memory. */
+static BIO *print_name(const X509_NAME *name)
 {
 	BIO *bio = BIO_new(BIO_s_mem());
-	int n = 0;
 
-	/* Names are hostile: control characters come out escaped, UTF-8 as it is. */
 	if (bio && X509_NAME_print_ex(bio, name, 0, XN_FLAG_ONELINE & ~ASN1_STRFLGS_ESC_MSB & ~XN_FLAG_SPC_EQ) >= 0)
-		n = BIO_read(bio, text, LOG_TEXT_MAX - 1);
+		return bio;
+	BIO_free(bio);
+	return NULL;
+}
+
+const char *name_text(const X509_NAME *name, char text[LOG_TEXT_MAX])
+{
+	BIO *bio = print_name(name);
+	int n = bio ? BIO_read(bio, text, LOG_TEXT_MAX - 1) : 0;
+
 	text[n > 0 ? n : 0] = '\0';
 	BIO_free(bio);
 	return text;
+}
+
+/* The same, however long. NULL: no memory. */
+static char *name_dup(const X509_NAME *name)
+{
+	BIO *bio = print_name(name);
+	char *text, *copy = NULL;
+	long n = bio ? BIO_get_mem_data(bio, &text) : -1;
+
+	if (n >= 0)
+		copy = strndup(n ? text : "", (size_t)n);
+	BIO_free(bio);
+	return copy;
+}
+
+bool tls_peer_names(struct tls *tls, char **subject, char **issuer)
+{
+	X509 *cert = SSL_get0_peer_certificate(tls->ssl);
+
+	*subject = cert ? name_dup(X509_get_subject_name(cert)) : NULL;
+	*issuer = cert ? name_dup(X509_get_issuer_name(cert)) : NULL;
+	if (!cert || (*subject && *issuer))
+		return true;
+	free(*subject);
+	free(*issuer);
+	*subject = *issuer = NULL;
+	ERR_clear_error();
+	return false;
 }
 
 static void log_cert(const struct verdict *v, int level, const char *what)

@@ -7,6 +7,7 @@
 #include "conn.h"
 #include "coro.h"
 #include "log.h"
+#include "runner.h"
 #include "slab.h"
 #include "staple.h"
 #include "thread.h"
@@ -153,6 +154,7 @@ void worker_adopt_end(struct worker *w, struct service_set *set)
 {
 	struct service_set *old = w->set;
 
+	runners_adopt(w, set); /* compares with the old one */
 	w->set = set;
 	listeners_close(w, true);
 	staplers_stop(w);
@@ -170,6 +172,7 @@ void worker_drain(struct worker *w)
 		w->stage = WORKER_DRAINING;
 	listeners_close(w, false);
 	staplers_stop(w);
+	runners_stop(w);
 }
 
 void worker_stop(struct worker *w)
@@ -177,6 +180,7 @@ void worker_stop(struct worker *w)
 	w->stage = WORKER_STOPPING;
 	listeners_close(w, false);
 	staplers_stop(w);
+	runners_stop(w);
 	list_each(it, next, &w->live)
 		conn_drop(container_of(it, struct conn, live));
 }
@@ -300,6 +304,8 @@ static void *worker_main(void *arg)
 	coro_pool_free(w->deep_coros);
 	slab_free(w->conns);
 	timers_free(&w->timers);
+	if (w->ended)
+		w->ended(w);
 	return NULL;
 }
 
@@ -316,6 +322,7 @@ struct worker *workers_new(unsigned count)
 		list_init(&w->live);
 		list_init(&w->listeners);
 		list_init(&w->staplers);
+		list_init(&w->runners);
 		list_init(&w->mail);
 		pthread_mutex_init(&w->mail_lock, NULL);
 	}

@@ -55,6 +55,7 @@ struct worker {
 	struct list listeners;
 	struct list staplers;    /* what fetches responses to staple */
 	unsigned staplers_asking;
+	struct list runners;     /* programs in the place of clients */
 	struct service_set *set; /* in force */
 	struct tls_library *library;
 
@@ -63,6 +64,7 @@ struct worker {
 	struct list mail; /* struct message, under mail_lock */
 	int mail_fd;      /* eventfd */
 	struct ring_op mail_op;
+	void (*ended)(struct worker *worker); /* called on its thread when it has no more to do; NULL: nobody asks */
 	int error; /* why the worker could not start: -errno, set before ready */
 	pthread_barrier_t *ready;
 };

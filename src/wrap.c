@@ -234,6 +234,11 @@ static int send_question(const struct question *question, int client, int answer
 	return sendmsg(atomic_load(&helper.fd), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+pid_t wrap_pid(void)
+{
+	return helper.pid;
+}
+
 int wrap_ask(const char *daemon, int client, int seconds, int *reply)
 {
 	struct question question = {.seconds = seconds > 0 ? seconds : 0};

@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Whether this build has the library. */
 bool wrap_available(void);
@@ -28,6 +29,9 @@ bool wrap_start(const struct config *config);
 int wrap_descriptor(void);
 int wrap_wait_ms(uint64_t now_ms);
 void wrap_look(uint64_t now_ms);
+
+/* The helper's process, or the last one's; 0: there has been none. For the main thread. */
+pid_t wrap_pid(void);
 
 /* The helper ends when the last question has been answered. */
 void wrap_stop(void);

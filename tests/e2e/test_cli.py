@@ -326,7 +326,7 @@ def test_hostile_files_end_in_an_error(bench, content):
 
 @pytest.mark.ours
 @pytest.mark.san
-@pytest.mark.parametrize("option", ["protocol = smtp", "pty = yes", "verifyChain = yes\nCAfile = {ca}",
+@pytest.mark.parametrize("option", ["protocol = smtp", "verifyChain = yes\nCAfile = {ca}",
                                     "verifyPeer = yes\nCAfile = {ca}\nredirect = 127.0.0.1:1"])
 def test_an_option_that_is_not_built_yet_is_refused(bench, pki, option):
     """Never ignored in silence: either it works or the start ends with one sentence."""

@@ -246,8 +246,64 @@ Test(config, without_a_section_it_is_inetd_mode)
 	refused("client = yes\naccept = 1\nconnect = 2\n", "[!] Inetd mode: 'accept' option is only allowed in a [section]\n");
 	refused("client = yes\n", "[!] Inetd mode: Inetd mode must define one endpoint\n");
 	refused("client = yes\nconnect = 2\nexec = /bin/cat\n", "[!] Inetd mode: Inetd mode must define one endpoint\n");
-	refused("client = yes\nconnect = 2\n", "[!] Inetd mode: inetd mode is not built yet\n");
-	refused("client = yes\nexec = /bin/cat\n", "descriptor 77:2: \"exec = /bin/cat\": option \"exec\" is not built yet\n");
+	refused("client = yes\nprotocol = smtp\nconnect = 2\n",
+	        "descriptor 77:2: \"protocol = smtp\": option \"protocol\" is not built yet\n");
+}
+
+Test(config, inetd_mode_has_one_section)
+{
+	struct config *config = load_good("service = x\nclient = yes\nconnect = 2\ninetdStatus = yes\n");
+
+	cr_assert(config->inetd);
+	cr_assert(config->global.inetd_status);
+	cr_assert_eq(config->section_count, 1);
+	cr_assert_str_eq(first(config)->name, "x");
+	cr_assert_str_eq(first(config)->connect.texts[0], "2");
+	cr_assert_null(first(config)->next);
+	config_free(config);
+	config = load_good("client = yes\nexec = /bin/cat\n");
+	cr_assert_str_eq(first(config)->name, "stunnel");
+	config_free(config);
+	config = load_good(CLIENT);
+	cr_assert_not(config->inetd);
+	config_free(config);
+}
+
+static void expect_argv(const char *lines, size_t count, const char *const *argv)
+{
+	char text[256];
+	struct config *config;
+
+	snprintf(text, sizeof(text), "[x]\nclient = yes\naccept = 1\nexec = /bin/a b\n%s", lines);
+	config = load_good(text);
+	for (size_t i = 0; i < count; i++)
+		cr_assert_str_eq(first(config)->exec_argv[i], argv[i]);
+	cr_assert_null(first(config)->exec_argv[count]);
+	config_free(config);
+}
+
+/* At white space and nowhere else: there is no quoting. */
+Test(config, arguments_of_programs)
+{
+	expect_argv("", 1, (const char *const[]){"/bin/a b"});
+	expect_argv("execArgs =\n", 1, (const char *const[]){"/bin/a b"});
+	expect_argv("execArgs = a\n", 1, (const char *const[]){"a"});
+	expect_argv("execArgs = a  \"b\tc\" \\ d\n", 5, (const char *const[]){"a", "\"b", "c\"", "\\", "d"});
+}
+
+Test(config, environment_of_programs)
+{
+	struct config *config;
+	unsigned found = 0;
+
+	setenv("SSL_CLIENT_DN", "CN=forged", 1);
+	config = load_good("setEnv = TLSPLICE_B=1\nsetEnv = REMOTE_HOST=10.0.0.1\n" CLIENT);
+	for (char **at = config->environment; *at; at++) {
+		found += strcmp(*at, "TLSPLICE_B=1") == 0;
+		cr_assert(strncmp(*at, "SSL_CLIENT_", 11) != 0 && strncmp(*at, "REMOTE_", 7) != 0);
+	}
+	cr_assert_eq(found, 1);
+	config_free(config);
 }
 
 Test(config, environment_is_set_at_once)

@@ -133,7 +133,9 @@ Test(config_print, round_trip)
 	           "securityLevel = 0\nTIMEOUTclose = -1\nconfig = a:b\nkey = k\nretry = 5\nexecArgs = a b\npty = "
 	           "yes\nprotocolUsername = u\n"
 	           "verify = 0\nrequireCert = yes\nCAfile = f\nPSKidentity = i\nticketKeySecret = "
-	           "00112233445566778899aabbccddeeff\n");
+	           "00112233445566778899aabbccddeeff\n"
+	           "[fourth]\nclient = yes\naccept = 3\nexec = /bin/a b\nexecArgs = a \"b\n");
+	round_trip("service = x\nclient = yes\nexec = /bin/cat\ninetdStatus = yes\n");
 }
 
 /* The word for kernel TLS that counts is printed, whichever it was; read again it counts still. */
