@@ -65,7 +65,7 @@ endif
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all run test quick unit e2e test-guest fuzz bench bench-guest install man clean help lint tidy cppcheck tests FORCE
+.PHONY: all run test quick unit e2e test-guest fuzz bench bench-guest install deb man clean help lint tidy cppcheck tests FORCE
 
 all: $(if $(wildcard src/main.c),$(BUILD)/tlsplice,$(BUILD)/libtlsplice.a) $(BUILD)/libtlsplice_preload.so
 
@@ -82,6 +82,7 @@ help:
 	'make bench               measure beside other proxies, see bench/README.md' \
 	'make bench-guest         count their instructions in a guest with kTLS (GUEST=options)' \
 	'make install             PREFIX=$(PREFIX) DESTDIR=' \
+	'make deb                 build a Debian package in $(BUILD)/deb' \
 	'make man                 put the options as the code knows them into man/tlsplice.conf.5' \
 	'make clean               remove build*/' \
 	'' \
@@ -272,6 +273,10 @@ install: all
 	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
 	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)
 	$(if $(man8),install -d $(DESTDIR)$(MANDIR)/man8 && install -m 644 $(man8) $(DESTDIR)$(MANDIR)/man8)
+
+deb:
+	@tests/install-deps build deb
+	@packaging/build-deb $(VERSION) $(BUILD)/deb
 
 clean:
 	rm -rf build build-*
