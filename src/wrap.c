@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,7 +32,7 @@ enum {
 
 /* One datagram of a SOCK_SEQPACKET socket; the client's socket and the one for the answer come with it. */
 struct question {
-	int seconds; /* 0: no limit */
+	int seconds; /* negative: no limit */
 	char daemon[DAEMON_MAX];
 };
 
@@ -241,7 +242,7 @@ pid_t wrap_pid(void)
 
 int wrap_ask(const char *daemon, int client, int seconds, int *reply)
 {
-	struct question question = {.seconds = seconds > 0 ? seconds : 0};
+	struct question question = {.seconds = seconds};
 	int ends[2], error;
 
 	*reply = -1;
@@ -340,7 +341,8 @@ static void answer(const struct question *question, const int fds[2])
 	ssize_t n;
 
 	close(HELPER_SOCKET);
-	alarm((unsigned)question->seconds);
+	if (question->seconds >= 0)
+		alarm((unsigned)question->seconds + 1); /* who asked has given up by then, and has said so */
 	allowed = (char)wrap_allows(fds[0], question->daemon);
 	n = send(fds[1], &allowed, 1, MSG_NOSIGNAL);
 	_exit(n == 1 ? 0 : 1);
@@ -377,7 +379,8 @@ static int reap(int signals)
 	return reaped;
 }
 
-int wrap_main(char *const argv[])
+/* Returns at the end of the socket: our parent has gone. */
+static int serve_questions(void)
 {
 	struct pollfd fds[2] = {{.fd = HELPER_SOCKET}, {.events = POLLIN}};
 	sigset_t child, before;
@@ -387,9 +390,8 @@ int wrap_main(char *const argv[])
 	sigaddset(&child, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &child, &before);
 	fds[1].fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fds[1].fd < 0 || !drop_privileges(argv[1], argv[2]))
+	if (fds[1].fd < 0)
 		return 1;
-	signal(SIGTERM, SIG_IGN); /* for all processes of a service at once; we end with our parent */
 	while (children >= 0) {
 		int more = 0;
 
@@ -399,6 +401,32 @@ int wrap_main(char *const argv[])
 		if (fds[0].revents)
 			more = fds[0].revents & POLLIN && fds[0].events ? take_question(&before) : -1;
 		children = more < 0 ? -1 : children + more;
+	}
+	return 0;
+}
+
+/*
+ * Two processes: one that serves, and one that starts it again. Our parent may not be able to do that, in a jail for example. What
+ * has been asked meanwhile waits in the socket.
+ */
+int wrap_main(char *const argv[])
+{
+	int status = 1;
+	pid_t pid;
+
+	signal(SIGTERM, SIG_IGN); /* for all processes of a service at once; we end with our parent */
+	if (!drop_privileges(argv[1], argv[2]))
+		return 1;
+	while (status != 0) {
+		pid = fork();
+		if (pid == 0)
+			return serve_questions();
+		if (pid < 0 || waitpid(pid, &status, 0) < 0)
+			status = 1;
+		if (status != 0) {
+			syslog(LOG_DAEMON | LOG_WARNING, "the process that asks libwrap has died; there will be another one");
+			sleep(1);
+		}
 	}
 	return 0;
 }

@@ -4,7 +4,7 @@
  * ends with its answer. Many are at work at once; a slow lookup holds up nobody else's.
  *
  * The helper is this program, started anew (main.c calls wrap_main()): no keys, no threads, no locks of ours. It is there only when a section says
- * `libwrap = yes`, stays outside of a jail that we enter later, and ends with us.
+ * `libwrap = yes`, stays outside of a jail that we enter later, and ends with us. It is two processes, of which one starts the other again.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_WRAP_H
@@ -37,7 +37,7 @@ pid_t wrap_pid(void);
 void wrap_stop(void);
 
 /*
- * Asks whether the client of that socket may use the daemon, without waiting. The helper's child gives up after `seconds`, if there are any.
+ * Asks whether the client of that socket may use the daemon, without waiting. The helper's child gives up soon after `seconds`, unless they are negative.
  * *reply: a descriptor of the caller's that gets one byte, 1 for yes; its end without a byte is a no. Callable from any thread.
  * Returns 0, -EAGAIN: not now, wrap_asked() has POLLOUT when one can try again; else another -errno.
  */

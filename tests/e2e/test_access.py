@@ -64,12 +64,12 @@ def files(tmp_path):
 
 def wrapped(bench, files, extra="", **options):
     proxy = bench.tls_server("libwrap = yes\n" + extra, prefix=files.prefix, **options)
-    until(lambda: helpers(proxy), what="the helper process")
+    idle_helpers(proxy)
     return proxy
 
 
 def helpers(proxy):
-    """The helper processes of a proxy and their children: {pid: state}."""
+    """The helper processes of a proxy and their children: {pid: parent's pid}."""
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -78,15 +78,24 @@ def helpers(proxy):
             with open(f"/proc/{pid}/stat") as file:
                 fields = file.read().rsplit(")", 1)[1].split()
             if words[0] == b"tlsplice-libwrap" and mount_namespace(pid) == mount_namespace(proxy.pid):
-                found[int(pid)] = fields[0]
+                found[int(pid)] = int(fields[1])
         except (OSError, IndexError):
             pass
     return found
 
 
-def helper(proxy):
-    """The helper process, once it has no children."""
-    return next(iter(until(lambda: len(helpers(proxy)) == 1 and helpers(proxy), what="one helper process")))
+def idle_helpers(proxy, count=2):
+    """(the one that starts the other, the one that serves), once they have no children."""
+    found = until(lambda: len(helpers(proxy)) == count and helpers(proxy), what="helper processes without children")
+    return sorted(found, key=lambda pid: found[pid] in found)
+
+
+def running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def mount_namespace(pid):
@@ -305,27 +314,62 @@ def test_a_lookup_has_a_deadline(bench, files, network):
     assert refused(bench, proxy.port, network + "9")
     proxy.wait_log(r"LOG6\[\d+\]: libwrap: s_poll_wait: TIMEOUTbusy exceeded: sending reset$")
     assert server.asked and not proxy.lines("accepted connection")
-    until(lambda: len(helpers(proxy)) == 1, what="the child that waited has gone")
+    idle_helpers(proxy)  # the child that waited has gone
 
 
 # --- the helper process ---
 
 
-def test_a_helper_that_dies_is_replaced_and_lets_nobody_in(bench, files, network):
+def test_helpers_that_die_are_replaced(bench, files, network):
+    files.write(deny=f"s: {network}2\n")
     proxy = wrapped(bench, files)
-    for count in 1, 2:
-        pid = helper(proxy)
+
+    def works():
+        return served(bench, proxy.port, network + "1") and refused(bench, proxy.port, network + "2")
+
+    first, second = idle_helpers(proxy)
+    os.kill(second, signal.SIGKILL)  # the other one sees to it
+    assert works()
+    again = idle_helpers(proxy)
+    assert again[0] == first and again[1] != second
+    os.kill(first, signal.SIGKILL)  # it only waits
+    assert works()
+    os.kill(again[1], signal.SIGKILL)
+    proxy.wait_log(r"LOG4\[\w+\]: libwrap: the helper process had died; there is another one$")
+    assert works()
+    for pid in idle_helpers(proxy):
         os.kill(pid, signal.SIGKILL)
-        proxy.wait_log(r"LOG4\[\w+\]: libwrap: the helper process had died; there is another one$", count)
-        assert served(bench, proxy.port, network + "1")
-    pid = helper(proxy)
-    os.kill(pid, signal.SIGSTOP)
-    sock = bench.keep(connect(proxy.port, source=network + "1"))
-    proxy.wait_log(r"Service \[s\] started", 3)
-    os.kill(pid, signal.SIGKILL)
+    proxy.wait_log(r"LOG4\[\w+\]: libwrap: the helper process had died; there is another one$", 2)
+    assert works()
+
+
+def test_no_answer_is_a_no(bench, files, network):
+    server, proxy = slow_set_up(bench, files, network)
+    before = set(idle_helpers(proxy))
+    sock = bench.keep(connect(proxy.port, source=network + "9"))
+    until(lambda: server.asked, what="the lookup")
+    for pid in set(helpers(proxy)) - before:
+        os.kill(pid, signal.SIGKILL)
     assert read_all(sock) == (b"", RESET)
-    proxy.wait_log(r"LOG3\[\d+\]: libwrap: the helper process has given no answer$")
-    proxy.wait_log(r"LOG4\[\d+\]: Service \[s\] REFUSED by libwrap from ")
+    proxy.wait_log(r"LOG3\[0\]: libwrap: the helper process has given no answer$")
+    proxy.wait_log(r"LOG4\[0\]: Service \[s\] REFUSED by libwrap from ")
+
+
+def test_the_helper_is_outside_of_the_jail_and_has_no_privileges(bench, files, network, tmp_path):
+    jail = tmp_path / "jail"
+    jail.mkdir()
+    files.write(deny=f"s: {network}2\n")
+    proxy = wrapped(bench, files, head=f"chroot = {jail}\nsetuid = nobody\nsetgid = nogroup")
+    for _ in range(2):
+        assert served(bench, proxy.port, network + "1")
+        assert refused(bench, proxy.port, network + "2")
+        for pid in idle_helpers(proxy):
+            with open(f"/proc/{pid}/status") as status:
+                text = status.read()
+            assert re.search(r"(?m)^Uid:\t65534\t65534\t65534\t65534$", text) and re.search(r"(?m)^Gid:\t65534\t65534\t65534\t65534$", text)
+            assert re.search(r"(?m)^Groups:\t65534 $", text)
+            assert os.readlink(f"/proc/{pid}/root") == "/"
+        os.kill(idle_helpers(proxy)[1], signal.SIGKILL)
 
 
 def test_the_helper_begins_with_the_first_section_that_asks_and_ends_with_the_proxy(bench, files, network):
@@ -335,16 +379,17 @@ def test_the_helper_begins_with_the_first_section_that_asks_and_ends_with_the_pr
     assert proxy.hup(text[len(proxy.preamble):] + "libwrap = yes\n")
     files.write(deny="ALL: ALL\n")
     assert refused(bench, proxy.port, network + "1")
-    pid = helper(proxy)
-    with open(f"/proc/{pid}/status") as status:
-        assert re.search(r"Threads:\s*1\n", status.read())
-    links = {os.path.basename(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    assert not [link for link in links.values() if "io_uring" in link or bench.pki.ec_pem in link]
-    assert len([link for link in links.values() if link.startswith("socket:")]) == 1
+    pids = idle_helpers(proxy)
+    for pid in pids:
+        with open(f"/proc/{pid}/status") as status:
+            assert re.search(r"Threads:\s*1\n", status.read())
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        assert not [link for link in links if "io_uring" in link or bench.pki.ec_pem in link]
+        assert len([link for link in links if link.startswith("socket:")]) == 1
     assert proxy.hup(text[len(proxy.preamble):] + "libwrap = yes\n")
-    assert set(helpers(proxy)) == {pid}
+    assert idle_helpers(proxy) == pids
     proxy.stop()
-    until(lambda: not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z", what="its end")
+    until(lambda: not [pid for pid in pids if running(pid)], what="their end")
 
 
 def test_a_child_cannot_become_another_program(bench, files, network, tmp_path):
@@ -369,7 +414,7 @@ def test_many_at_once(bench, files, network):
         else:
             sock.close()
     assert not proxy.lines(rf"accepted connection from {re.escape(network)}2:|REFUSED by libwrap from {re.escape(network)}1:")
-    until(lambda: len(helpers(proxy)) == 1, what="one helper without children")
+    idle_helpers(proxy)
 
 
 def test_a_client_that_hangs_up_meanwhile(bench, files, network):
