@@ -14,6 +14,7 @@
 #include "runner.h"
 #include "sessiond.h"
 #include "slab.h"
+#include "transparent.h"
 
 #include <errno.h>
 #include <openssl/rand.h>
@@ -721,6 +722,7 @@ static void conn_release(struct conn *c)
 
 	if (c->front.recv.armed || c->front.send.armed || c->back.recv.armed || c->back.send.armed || c->wait.op.armed)
 		return;
+	transparent_forget(c);
 	close_end(c, &c->back, "Remote");
 	close_end(c, &c->front, "Local");
 	relay_end(c);

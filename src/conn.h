@@ -87,6 +87,8 @@ struct conn {
 	struct tls tls;
 	struct pump to_tls, to_plain;
 	struct upstream *upstream;       /* where it goes */
+	uint64_t accepted_tag; /* transparent.c: the connection that was accepted and the one that was dialled; 0: not watched */
+	uint64_t dialled_tag;
 	bool translated;                 /* it came by NAT: its destination was another one */
 	bool redirected;                 /* upstream is the redirect's */
 	bool chosen;                     /* `first` has been chosen */

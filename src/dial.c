@@ -159,6 +159,12 @@ static void log_failure(struct conn *c, const struct addr *to, int error)
 		conn_log(c, LOG_ERR, "s_connect: connect %s: %s (%d)", addr_text(to, text), strerror(-error), -error);
 }
 
+/* What the client wanted is the only place to go, but for peers that `redirect` sends away. */
+static bool is_given(const struct conn *c)
+{
+	return section_keeps_destination(c->service->conf) && !c->redirected;
+}
+
 static void connected(struct conn *c, int fd, const struct addr *to, size_t choice)
 {
 	char mine[ADDR_TEXT_MAX];
@@ -169,10 +175,12 @@ static void connected(struct conn *c, int fd, const struct addr *to, size_t choi
 	conn_log(c, LOG_NOTICE, "s_connect: connected %s", c->destination);
 	if (choice > 1 && dial_remembers(c))
 		conn_log(c, LOG_INFO, "persistence: %s cached", c->destination);
-	if (!conn_wants(c, LOG_NOTICE))
+	if (!conn_wants(c, LOG_NOTICE) && !is_given(c))
 		return;
 	if (getsockname(fd, &local.sa, &local.len) < 0)
 		local.len = 0;
+	if (is_given(c) && !transparent_dialled(c, &local, to))
+		conn_fail(c, CONN_RESET);
 	conn_log(c, LOG_NOTICE, "Service [%s] connected remote server from %s", c->service->conf->name, addr_text(&local, mine));
 	conn_log(c, LOG_DEBUG, "Remote descriptor (FD=%d) initialized", fd);
 }
@@ -199,12 +207,6 @@ static bool dial_one(struct conn *c, const struct addr *to, size_t choice)
 		stats_add(&c->service->stats->connect_failed, 1);
 	}
 	return false;
-}
-
-/* What the client wanted is the only place to go, but for peers that `redirect` sends away. */
-static bool is_given(const struct conn *c)
-{
-	return section_keeps_destination(c->service->conf) && !c->redirected;
 }
 
 void dial(struct conn *c)

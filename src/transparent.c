@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/netfilter_ipv4.h> /* SO_ORIGINAL_DST */
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -184,6 +185,97 @@ static bool is_tlsplice(const struct generation *g, const struct addr *addr)
 	return false;
 }
 
+/* --- ourselves, by way of netfilter --------------------------------------------------------------------------------------------------- */
+
+/*
+ * A rule that redirects what this machine sends, and has no exception for us, brings our own connections back: each would make another one. So both ends
+ * of such connections are known to all workers, by source and destination: what we have dialled, and what we have accepted. Whichever end comes second
+ * finds the other. A slot that is overwritten is a loop that is found one round later.
+ */
+enum { ENDS = 1 << 14 };
+static atomic_uint_least64_t dialled[ENDS], accepted[ENDS];
+
+static uint64_t mix(uint64_t tag, const struct addr *addr)
+{
+	struct addr plain = *addr;
+	uint32_t words[5] = {0};
+
+	addr_unmap(&plain);
+	if (plain.sa.sa_family == AF_INET6)
+		memcpy(words, &plain.in6.sin6_addr, sizeof(plain.in6.sin6_addr));
+	else
+		memcpy(words, &plain.in.sin_addr, sizeof(plain.in.sin_addr));
+	words[4] = *port_of(&plain);
+	for (int i = 0; i < 5; i++) {
+		tag = (tag ^ words[i]) * 0xff51afd7ed558ccd;
+		tag ^= tag >> 32;
+	}
+	return tag;
+}
+
+/* Of both addresses and ports of a connection; never 0. */
+static uint64_t tag_of(const struct addr *source, const struct addr *destination)
+{
+	uint64_t tag = mix(mix(0x9e3779b97f4a7c15, source), destination);
+
+	return tag ? tag : 1;
+}
+
+/* Returns true if the other end is known already. */
+static bool meet(atomic_uint_least64_t ends[ENDS], atomic_uint_least64_t others[ENDS], uint64_t tag)
+{
+	atomic_store(&ends[tag % ENDS], tag);
+	return atomic_load(&others[tag % ENDS]) == tag;
+}
+
+static void leave(atomic_uint_least64_t ends[ENDS], uint64_t tag)
+{
+	uint_least64_t expected = tag;
+
+	if (tag)
+		atomic_compare_exchange_strong(&ends[tag % ENDS], &expected, 0);
+}
+
+/* With the client's address as the source both connections look alike. */
+static bool is_watched(const struct conn *c)
+{
+	return c->service->conf->transparent == TRANSPARENT_DESTINATION;
+}
+
+static bool is_from_us(struct conn *c, const struct addr *destination)
+{
+	char text[ADDR_TEXT_MAX];
+
+	if (!is_watched(c))
+		return false;
+	c->accepted_tag = tag_of(&c->peer, destination);
+	if (!meet(accepted, dialled, c->accepted_tag))
+		return false;
+	conn_log(c, LOG_ERR, "%s is tlsplice itself: connection refused; netfilter must leave alone what tlsplice sends",
+	         addr_text(&c->peer, text));
+	return true;
+}
+
+bool transparent_dialled(struct conn *c, const struct addr *local, const struct addr *destination)
+{
+	char text[ADDR_TEXT_MAX];
+
+	if (!is_watched(c) || local->len == 0)
+		return true;
+	c->dialled_tag = tag_of(local, destination);
+	if (!meet(dialled, accepted, c->dialled_tag))
+		return true;
+	conn_log(c, LOG_ERR, "The connection from %s came to tlsplice itself: netfilter must leave alone what tlsplice sends",
+	         addr_text(local, text));
+	return false;
+}
+
+void transparent_forget(struct conn *c)
+{
+	leave(accepted, c->accepted_tag);
+	leave(dialled, c->dialled_tag);
+}
+
 bool transparent_destination(struct conn *c, struct addr *destination)
 {
 	struct addr here = {.len = sizeof(here) - sizeof(here.len)};
@@ -199,7 +291,7 @@ bool transparent_destination(struct conn *c, struct addr *destination)
 	addr_unmap(destination);
 	c->translated = !error && !(same_host(destination, &here) && *port_of(destination) == *port_of(&here));
 	if (destination->len && !is_tlsplice(c->service->set->generation, destination))
-		return true;
+		return !is_from_us(c, destination);
 	if (error)
 		conn_log(c, LOG_ERR, "getsockopt SO_ORIGINAL_DST: %s (%d)", strerror(-error), -error);
 	if (destination->len)

@@ -36,6 +36,13 @@ bool transparent_bind_ephemeral(struct conn *c, int fd, const struct addr *from)
  */
 bool transparent_destination(struct conn *c, struct addr *destination);
 
+/*
+ * transparent = destination: a socket that has been connected to the client's destination. Returns false, after logging why, if that was sent back to us,
+ * by a rule for this machine's own connections. transparent_forget() when the connection ends, whatever became of it.
+ */
+bool transparent_dialled(struct conn *c, const struct addr *local, const struct addr *destination);
+void transparent_forget(struct conn *c);
+
 /* Whether one of these addresses to listen on is reached at `addr`: the very address, or every address of this machine and `addr` is one. */
 bool transparent_reaches(const struct addr_list *listeners, const struct addr *addr);
 

@@ -312,6 +312,37 @@ def test_listener_of_another_section_is_refused_too(network, bench):
     proxy.wait_log(r"Transparent destination 192\.0\.2\.1:8443 is tlsplice itself")
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_rules_that_send_our_own_connections_back(network, bench, family):
+    """Without an exception for tlsplice each of its connections would make the next one, until nobody could connect any more."""
+    servers(network, bench)
+    network.rules("up", "nft", "tproxy")
+    network.run(ROUTER, "nft", "add table inet loop; add chain inet loop c { type nat hook output priority -100; }; "
+                "add rule inet loop c tcp dport 8080 redirect to :8081")
+    proxy = start(network, bench, "transparent = destination", "transparent = destination")
+    for _ in range(10):
+        refused_by(network, OUT_OF, (SERVERS[family][0], 8080))
+    proxy.wait_idle()
+    proxy.wait_log("LOG3.*: (The connection from .* came to tlsplice itself|.* is tlsplice itself: connection refused)", 10)
+    assert len(proxy.lines("accepted connection from")) < 100
+    network.run(ROUTER, "nft", "delete table inet loop")
+    assert one_of(network, bench, OUT_OF, (CLIENTS[family][0], 0), (SERVERS[family][0], 8080))[1].server == (SERVERS[family][0], 8080)
+
+
+@pytest.mark.parametrize("kept", ["transparent = both", "transparent = destination"])
+def test_privileges_of_a_user(network, bench, tmp_path, kept):
+    """setuid leaves what foreign addresses need; a reload too."""
+    network.rules("up", "nft", "tproxy")
+    servers(network, bench)
+    os.chmod(tmp_path, 0o755)
+    proxy = start(network, bench, kept, kept, preamble="foreground = yes\nsyslog = no\ndebug = info\nsetuid = nobody\nsetgid = nogroup\n")
+    with open(f"/proc/{proxy.pid}/status") as status:
+        assert re.search(r"(?m)^Uid:\s+65534\s", status.read())
+    for direction in INTO, OUT_OF:
+        mine, seen = one_of(network, bench, direction, ("192.0.2.2", 0), ("198.51.100.3", PORTS[direction]))
+        assert seen.server == ("198.51.100.3", PORTS[direction]) and (seen.client == mine) == ("both" in kept)
+
+
 def test_another_machine_may_have_the_port_of_the_listener(network, bench):
     network.rules("up", "nft", "tproxy", PORTS="8443:8443")
     with network.inside(SERVER):
