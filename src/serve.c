@@ -51,7 +51,8 @@ static struct {
 	const struct config_source *source;
 	struct worker *workers;
 	unsigned count;
-	bool inetd; /* one connection, on descriptors 0 and 1 */
+	bool inetd; /* one connection, on descriptors 0 and 1: the configuration may be gone before we look */
+	bool inetd_status;
 	struct listening listening;
 	struct generation *current;
 	struct watch *watch; /* files that `current` was made of */
@@ -144,6 +145,7 @@ static bool start_admin(void)
 static bool make_workers(const struct config *config)
 {
 	server.inetd = config->inetd;
+	server.inetd_status = config->global.inetd_status;
 	server.count = workers_wanted(config);
 	server.workers = workers_new(server.count);
 	if (!server.workers || stats_start(server.count) < 0)
@@ -595,7 +597,6 @@ static void finish(void)
 /* Inetd mode: one connection. Like any other process one dies by the signal that ends it. */
 static int serve_inherited(void)
 {
-	bool tell = globals()->inetd_status;
 	int ended_by = inetd_wait(server.workers, server.signal_fd);
 	sigset_t pending = server.signals;
 
@@ -606,7 +607,7 @@ static int serve_inherited(void)
 		raise(ended_by);
 		sigprocmask(SIG_UNBLOCK, &pending, NULL);
 	}
-	return tell && conn_failures() ? INETD_FAILED : 0;
+	return server.inetd_status && conn_failures() ? INETD_FAILED : 0;
 }
 
 int serve(const struct config_source *source)

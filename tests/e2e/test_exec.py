@@ -197,7 +197,7 @@ def test_a_program_is_not_killed_with_its_connection(bench, tmp_path):
 
 @pytest.mark.san
 def test_a_login_shell_on_a_terminal(bench):
-    proxy = programs(bench, "exec = /bin/bash\nexecArgs = -bash --norc --noprofile -i\npty = yes", env={"PS1": "> ", "HOME": "/nonexistent"})
+    proxy = programs(bench, "exec = /bin/bash\nexecArgs = -bash --norc --noprofile --noediting -i\npty = yes", env={"PS1": "> ", "HOME": "/nonexistent"})
     client = bench.client(proxy.at[0])
     said = b""
 
