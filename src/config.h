@@ -27,6 +27,9 @@ struct texts {
 enum foreground { FOREGROUND_NO, FOREGROUND_QUIET, FOREGROUND_YES };
 enum log_id_form { LOG_ID_SEQUENTIAL, LOG_ID_UNIQUE, LOG_ID_THREAD, LOG_ID_PROCESS };
 /* Which addresses of a connection the other side sees: the client's towards the upstream, the upstream that the client meant. */
+/* Extension: strict: TCP ports too. See sandbox.h. */
+enum sandbox { SANDBOX_NO, SANDBOX_YES, SANDBOX_STRICT };
+
 enum transparent { TRANSPARENT_NONE, TRANSPARENT_SOURCE, TRANSPARENT_DESTINATION, TRANSPARENT_BOTH };
 
 enum failover { FAILOVER_PRIO, FAILOVER_RR };
@@ -71,7 +74,7 @@ struct globals {
 
 	/* Extensions of tlsplice */
 	int workers;       /* 0 = auto: one per CPU this process may run on */
-	bool sandbox;      /* see sandbox.h */
+	enum sandbox sandbox;
 	int drain_s;       /* TERM lets connections finish for so long; 0 = drop at once */
 	const char *admin; /* [host:]port of the status page, or NULL */
 	bool inetd_status; /* inetd mode: the exit status tells how the connection ended */

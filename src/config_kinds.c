@@ -181,6 +181,7 @@ static const struct word relay_words[] = {
 	{"auto", RELAY_AUTO}, {"copy", RELAY_COPY}, {"splice", RELAY_SPLICE}, {"uring-splice", RELAY_URING_SPLICE}, {0}};
 
 static const struct word alpn_mismatch_words[] = {{"refuse", false}, {"ignore", true}, {0}};
+static const struct word sandbox_words[] = {{"yes", SANDBOX_YES}, {"no", SANDBOX_NO}, {"strict", SANDBOX_STRICT}, {0}};
 static const struct word psk_require_words[] = {
 	{"auto", PSK_REQUIRE_AUTO}, {"yes", PSK_REQUIRE_YES}, {"no", PSK_REQUIRE_NO}, {0}};
 
@@ -193,6 +194,7 @@ const struct option_kind kind_log_id = {parse_word, print_word, log_id_words};
 const struct option_kind kind_ktls = {parse_word, print_word, ktls_words};
 const struct option_kind kind_relay = {parse_word, print_word, relay_words};
 const struct option_kind kind_alpn_mismatch = {parse_flag, print_flag, alpn_mismatch_words};
+const struct option_kind kind_sandbox = {parse_word, print_word, sandbox_words};
 const struct option_kind kind_psk_require = {parse_word, print_word, psk_require_words};
 const struct option_kind kind_transparent = {parse_word, print_word, transparent_words};
 

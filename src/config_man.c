@@ -36,11 +36,12 @@ const struct config_note config_notes[] = {
                    "and of a number that is no user the group 65534; no group of root's is left. "
                    "No capability is left either, but for CAP_NET_RAW with `transparent`, and CAP_NET_BIND_SERVICE where a port below 1024 was bound at the start, so that a reload can bind "
                    "another; otherwise a reload that names one fails and changes nothing. In a section it says only whose a Unix socket of `accept` is."},
-	{"sandbox", "By Landlock the process can open no other files than those in the directories of the files that the configuration names, and what "
+	{"sandbox", "With `yes`: by Landlock the process can open no other files than those in the directories of the files that the configuration names, and what "
                     "the system's libraries need; by a seccomp filter it can run no programs but itself, and make none of the system calls that a proxy never "
                     "makes; its rings take no other operations than its own; it can get no new privileges. What the kernel does not have is left out, and the log says so. "
                     "A reload that names files elsewhere is refused: they need a restart, as do new engines and tokens. "
-                    "While there are engines or tokens, files are not restricted. Programs of `exec` would be in it too, so with them only the rings are restricted."},
+                    "While there are engines or tokens, files are not restricted. Programs of `exec` would be in it too, so with them only the rings are restricted. "
+                    "With `strict` the TCP ports to listen on and to connect to are those that the configuration names, too (Linux 6.7); a reload that names others needs a restart."},
 	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
                        "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
 	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},

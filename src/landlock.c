@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -27,6 +28,17 @@ static const uint64_t scope_signals = 1ULL << 1;  /* LANDLOCK_SCOPE_SIGNAL */
 struct ruleset {
 	uint64_t files, ports, scoped;
 };
+
+/* struct landlock_net_port_attr, and LANDLOCK_RULE_NET_PORT. */
+struct port_rule {
+	uint64_t access, port;
+};
+enum { RULE_PORT = 2 };
+
+static int syscall_or_errno(long result)
+{
+	return result < 0 ? -errno : (int)result;
+}
 
 int landlock_version(void)
 {
@@ -67,13 +79,21 @@ static uint64_t rights_of(unsigned rights, int version)
 	return sum & all_rights(version);
 }
 
-int landlock_open(int version)
+/* The kernel's numbers for them are ours. */
+int landlock_open(int version, unsigned ports)
 {
-	struct ruleset ruleset = {.files = all_rights(version), .scoped = version >= VERSION_SCOPE ? scope_signals : 0};
-	size_t size = version >= VERSION_SCOPE ? sizeof(ruleset) : sizeof(ruleset.files);
-	long fd = syscall(SYS_landlock_create_ruleset, &ruleset, size, 0);
+	struct ruleset ruleset = {.files = all_rights(version)};
+	size_t size = sizeof(ruleset.files);
 
-	return fd < 0 ? -errno : (int)fd;
+	if (version >= LANDLOCK_VERSION_PORTS) {
+		ruleset.ports = ports;
+		size = offsetof(struct ruleset, scoped);
+	}
+	if (version >= VERSION_SCOPE) {
+		ruleset.scoped = scope_signals;
+		size = sizeof(ruleset);
+	}
+	return syscall_or_errno(syscall(SYS_landlock_create_ruleset, &ruleset, size, 0));
 }
 
 /* What makes sense for something that is no directory. */
@@ -97,6 +117,13 @@ int landlock_allow(int ruleset, int version, const char *path, unsigned rights)
 		error = -errno;
 	close(rule.parent_fd);
 	return error;
+}
+
+int landlock_allow_port(int ruleset, unsigned port, enum landlock_ports use)
+{
+	struct port_rule rule = {.access = use, .port = port};
+
+	return syscall_or_errno(syscall(SYS_landlock_add_rule, ruleset, RULE_PORT, &rule, 0));
 }
 
 int landlock_enforce(int ruleset)

@@ -19,11 +19,18 @@ enum landlock_right {
 /* The version of what this kernel has, or -errno: -ENOSYS or -EOPNOTSUPP if there is none. */
 int landlock_version(void);
 
-/* A list of what stays allowed. Returns a descriptor or -errno. */
-int landlock_open(int version);
+/* What is taken away of TCP: ports to bind or connect to that are not listed. */
+enum landlock_ports { LANDLOCK_BIND = 1, LANDLOCK_CONNECT = 2 };
+enum { LANDLOCK_VERSION_PORTS = 4 }; /* Linux 6.7 */
+
+/* A list of what stays allowed: `ports` are those of enum landlock_ports that are restricted. Returns a descriptor or -errno. */
+int landlock_open(int version, unsigned ports);
 
 /* Puts a file or directory on the list. Returns 0 or -errno. */
 int landlock_allow(int ruleset, int version, const char *path, unsigned rights);
+
+/* Puts a port on the list. Returns 0 or -errno. */
+int landlock_allow_port(int ruleset, unsigned port, enum landlock_ports use);
 
 /* Takes the rest away from the calling thread, which must have PR_SET_NO_NEW_PRIVS. Returns 0 or -errno. Closes the list. */
 int landlock_enforce(int ruleset);

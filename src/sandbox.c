@@ -8,6 +8,7 @@
 #include "log.h"
 #include "renew.h"
 #include "ring.h"
+#include "sandbox_ports.h"
 #include "seccomp.h"
 
 #include <errno.h>
@@ -283,11 +284,41 @@ static bool has_strangers(const struct config *config)
 	return any;
 }
 
+/* Ports that were allowed at the start, and which uses of them are restricted. */
+static unsigned char ports[65536];
+static unsigned ports_restricted;
+
+struct port_list {
+	int ruleset;
+	unsigned uses;
+};
+
+static int allow_port(void *arg, unsigned port, enum landlock_ports use)
+{
+	const struct port_list *list = arg;
+
+	if (!(list->uses & use) || ports[port] & use)
+		return 0;
+	ports[port] |= (unsigned char)use;
+	return landlock_allow_port(list->ruleset, port, use);
+}
+
+static unsigned ports_to_restrict(const struct config *config, int version)
+{
+	if (config->global.sandbox != SANDBOX_STRICT)
+		return 0;
+	if (version >= LANDLOCK_VERSION_PORTS)
+		return sandbox_ports_known(config);
+	log_global(LOG_NOTICE, "Sandbox: TCP ports are not restricted: this kernel's Landlock cannot (Linux 6.7 can)");
+	return 0;
+}
+
 /* Returns 0 or -errno. */
-static int enforce(const struct needs *needs)
+static int enforce(const struct needs *needs, const struct config *config)
 {
 	int version = landlock_version();
-	int ruleset = version < 0 ? version : landlock_open(version);
+	struct port_list list = {.uses = ports_to_restrict(config, version)};
+	int ruleset = version < 0 ? version : landlock_open(version, list.uses);
 
 	for (size_t i = 0; ruleset >= 0 && i < needs->count; i++) {
 		int error = landlock_allow(ruleset, version, needs->list[i].path, needs->list[i].rights);
@@ -295,6 +326,10 @@ static int enforce(const struct needs *needs)
 		if (error)
 			log_global(LOG_INFO, "Sandbox: %s: %s (%d)", needs->list[i].path, strerror(-error), -error);
 	}
+	list.ruleset = ruleset;
+	if (ruleset >= 0 && list.uses && sandbox_ports_each(config, allow_port, &list) < 0)
+		log_global(LOG_NOTICE, "Sandbox: not all TCP ports could be listed");
+	ports_restricted = list.uses;
 	return ruleset < 0 ? ruleset : landlock_enforce(ruleset);
 }
 
@@ -309,7 +344,7 @@ static void restrict_files(const struct config *config, const struct config_sour
 		need_parent(&allowed, config->global.pid, LANDLOCK_REMOVE);
 	need_system(&allowed);
 	need_helper(&allowed);
-	error = allowed.failed ? -ENOMEM : enforce(&allowed);
+	error = allowed.failed ? -ENOMEM : enforce(&allowed, config);
 	enforced = !error;
 	if (enforced)
 		log_global(LOG_INFO, "Sandbox: files restricted by Landlock");
@@ -386,6 +421,19 @@ static bool is_allowed(const struct need *need)
 	return !left;
 }
 
+static int see_port(void *arg, unsigned port, enum landlock_ports use)
+{
+	bool *ok = arg;
+
+	if (!(ports_restricted & use) || ports[port] & use)
+		return 0;
+	*ok = false;
+	log_global(LOG_ERR,
+	           "Sandbox: TCP port %u is out of reach: it had no part in the configuration at start. A restart makes it one",
+	           port);
+	return 0;
+}
+
 bool sandbox_allows(const struct config *config)
 {
 	struct needs needs = {0};
@@ -414,6 +462,11 @@ bool sandbox_allows(const struct config *config)
 		           "Sandbox: %s is out of reach: it had no part in the configuration at start. A restart makes it one",
 		           needs.list[i].path);
 	}
+	if (ports_restricted & ~sandbox_ports_known(config)) {
+		ok = false;
+		log_global(LOG_ERR, "Sandbox: ports that only clients or certificates know need a restart");
+	}
+	sandbox_ports_each(config, see_port, &ok);
 	needs_free(&needs);
 	return ok;
 }

@@ -136,6 +136,42 @@ def test_with_an_engine_files_are_free(bench, elsewhere):
     bench.client(proxy.port).ping().bye()
 
 
+needs_ports = pytest.mark.skipif(landlock_version() < 4, reason="this kernel's Landlock knows no TCP ports")
+
+
+@needs_ports
+@pytest.mark.parametrize("line", ["accept = 127.0.0.1:{port}", "connect = 127.0.0.1:{port}"])
+def test_strict_ports_need_a_restart(bench, line):
+    proxy = bench.tls_server(head="sandbox = strict")
+    held = bench.client(proxy.port).ping()
+    text, port = body(proxy), bench.ports()
+    assert not proxy.hup(text + line.format(port=port) + "\n")
+    assert proxy.lines(rf"LOG3\[main\]: Sandbox: TCP port {port} is out of reach: it had no part in the configuration at start\.")
+    assert proxy.hup(text)
+    held.ping().bye()
+    bench.client(proxy.port).ping().bye()
+
+
+@needs_ports
+def test_strict_serves(bench):
+    """A status page, names, an own source address: what is named may be had."""
+    admin = bench.ports()
+    proxy = bench.tls_client(f"localhost:{bench.server(echo).port}", head=f"sandbox = strict\nadmin = {admin}", extra="delay = yes\nlocal = 127.0.0.1")
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/health") as page:
+        assert page.read() == b"ok\n"
+    with socket.create_connection(("127.0.0.1", proxy.port)):
+        proxy.wait_log(r"s_connect: connected 127\.0\.0\.1:\d+")
+
+
+@needs_ports
+def test_strict_cannot_know_where_clients_meant_to_go(bench):
+    proxy = bench.tls_server(head="sandbox = strict")
+    text = body(proxy)
+    assert not proxy.hup(re.sub(r"(?m)^connect = .*", "transparent = destination", text))
+    assert proxy.lines("LOG3.*Sandbox: ports that only clients or certificates know need a restart")
+    assert proxy.hup(text)
+
+
 # --- what it must not keep from us ---
 
 

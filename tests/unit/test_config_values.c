@@ -106,7 +106,8 @@ Test(config_values, global)
 		{"protocol = smtp", NOT_BUILT("protocol")},
 		{"EGD =", OK},
 		{"sandbox = no", OK},
-		{"sandbox = maybe", "The argument needs to be either 'yes' or 'no'"},
+		{"sandbox = strict", OK},
+		{"sandbox = maybe", "The argument needs to be either 'yes', 'no' or 'strict'"},
 	};
 
 	CHECK("", values, SERVER);

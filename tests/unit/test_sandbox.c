@@ -7,6 +7,7 @@
 #include "ring.h"
 #include "seccomp.h"
 
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -205,7 +206,7 @@ static int may_open(const char *name, int flags)
 
 static int files_are_restricted(void)
 {
-	int version = landlock_version(), list = landlock_open(version);
+	int version = landlock_version(), list = landlock_open(version, 0);
 
 	EXPECT(list >= 0);
 	EXPECT(landlock_allow(list, version, path("read"), LANDLOCK_READ) == 0);
@@ -247,6 +248,53 @@ Test(landlock, files_are_restricted)
 	for (size_t i = 0; i < 3; i++)
 		rmdir(path(directories[i]));
 	rmdir(directory);
+}
+
+static int bind_to(unsigned port)
+{
+	struct sockaddr_in in = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int error = bind(fd, (struct sockaddr *)&in, sizeof(in)) < 0 ? errno : 0;
+
+	close(fd);
+	return error;
+}
+
+static int connect_to(unsigned port)
+{
+	struct sockaddr_in in = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int error = connect(fd, (struct sockaddr *)&in, sizeof(in)) < 0 ? errno : 0;
+
+	close(fd);
+	return error;
+}
+
+/* Nothing listens there: who gets as far as that is not kept from it. */
+enum { LISTED = 1, OTHER = 2 };
+
+static int ports_are_restricted(void)
+{
+	int list = landlock_open(landlock_version(), LANDLOCK_BIND | LANDLOCK_CONNECT);
+
+	EXPECT(list >= 0);
+	EXPECT(landlock_allow_port(list, 0, LANDLOCK_BIND) == 0);
+	EXPECT(landlock_allow_port(list, LISTED, LANDLOCK_CONNECT) == 0);
+	EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && landlock_enforce(list) == 0);
+	EXPECT(bind_to(0) == 0);
+	EXPECT(bind_to(29999) == EACCES);
+	EXPECT(connect_to(LISTED) == ECONNREFUSED);
+	EXPECT(connect_to(OTHER) == EACCES);
+	return 0;
+}
+
+Test(landlock, ports_are_restricted)
+{
+	if (landlock_version() < LANDLOCK_VERSION_PORTS)
+		cr_skip_test("this kernel's Landlock knows no ports");
+	cr_assert_eq(apart(ports_are_restricted), 0);
 }
 
 /* --- rings --------------------------------------------------------------------------------------------------------------------------- */
