@@ -119,7 +119,8 @@ static void look_at_memlock(struct doctor *d)
 	} else if (error == -ENOMEM) {
 		finding(d, VERDICT_PROBLEM, "locked memory (ulimit -l, %llu KiB): %u of %u workers get their ring",
 		        (unsigned long long)limit.rlim_cur / 1024, made, wanted);
-		remedy(d, "ulimit -l unlimited, LimitMEMLOCK=infinity in the systemd unit, or workers = %u", made ? made : 1);
+		remedy(d, "ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit%s",
+		       made ? ", or fewer workers" : "");
 	}
 }
 

@@ -68,6 +68,19 @@ static void look_at_secret(struct doctor *d, const char *who, const char *option
 	remedy(d, "chmod o=,g-w %s", path);
 }
 
+/* Run for each connection, by whoever the process is by then. */
+static void look_at_program(struct doctor *d, const struct section *s)
+{
+	int error = access_later(d, s->exec, X_OK);
+
+	if (!error) {
+		finding(d, VERDICT_OK, "%s: exec = %s", s->name, s->exec);
+		return;
+	}
+	finding(d, VERDICT_PROBLEM, "%s: exec = %s: user %u cannot run it: %s", s->name, s->exec, d->user, strerror(-error));
+	remedy(d, "install the program, mend the path, or chmod +x");
+}
+
 static void look_at_section(struct doctor *d, const struct section *s)
 {
 	bool tokens = s->engine_id || s->engine_num;
@@ -96,6 +109,8 @@ static void look_at_section(struct doctor *d, const struct section *s)
 		look_at_readable(d, s->name, "CRLfile", s->crl_file);
 	if (s->crl_path)
 		look_at_readable(d, s->name, "CRLpath", s->crl_path);
+	if (s->exec && !d->config->global.chroot)
+		look_at_program(d, s);
 }
 
 /* A file that the process writes once it is in its chroot and its user. */

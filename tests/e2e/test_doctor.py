@@ -5,9 +5,11 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import os
+import pathlib
 import pwd
 import re
 import subprocess
+import tempfile
 
 import pytest
 
@@ -78,6 +80,59 @@ def test_no_io_uring(tmp_path, pki, tools, visit):
 
 def test_few_descriptors(visit):
     visit(limits="ulimit -n 300").says("warning", r"descriptors \(ulimit -n\): room for \d+ connections", "LimitNOFILE")
+
+
+def test_little_locked_memory(visit, need, tmp_path):
+    """Some kernels count rings as locked memory: what the doctor says must be what a start says."""
+    little = (need("capsh"), "--drop=cap_ipc_lock", "--", "-c", 'ulimit -l 100; exec "$@"', "-")
+    report = visit(prefix=little)
+    if report.status == 0:  # this kernel does not
+        report.says("ok", "locked memory")
+        return
+    report.says("problem", r"locked memory \(ulimit -l, 100 KiB\): 0 of \d+ workers get their ring", "LimitMEMLOCK=infinity")
+    started = subprocess.run([*little, BINARY, str(tmp_path / "doctor.conf")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, timeout=60 * SLOW)
+    assert started.returncode == 1 and "ulimit -l" in started.stdout, started.stdout
+
+
+@pytest.fixture
+def open_path():
+    """A directory that others get to, too."""
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o755)
+        yield pathlib.Path(path)
+
+
+def test_user_who_takes_over(visit, open_path, pki):
+    """What is read by a reload, and written, must be open to the user of `setuid`."""
+    user = "setuid = nobody\nsetgid = nogroup\n"
+    tmp_path, secret = open_path, open_path / "secret.pem"
+    secret.write_bytes(open(pki.ec_pem, "rb").read())
+    os.chmod(secret, 0o600)
+    report = visit(head=f"{user}output = {tmp_path}/log\n", cert=secret)
+    number = pwd.getpwnam("nobody").pw_uid
+    report.says("warning", f"cert = .*secret.pem: a reload cannot read it as user {number}: Permission denied", f"setfacl -m u:{number}:r {secret}")
+    report.says("problem", f"output = {tmp_path}/log: user {number} cannot write {tmp_path}: Permission denied", "let the user of `setuid` write")
+    os.chown(secret, number, -1)
+    (tmp_path / "open").mkdir()
+    os.chown(tmp_path / "open", number, -1)
+    assert visit(head=f"{user}output = {tmp_path}/open/log\npid = {tmp_path}/open/pid\n", cert=secret).status == 0
+    assert not os.listdir(tmp_path / "open")
+
+
+def test_chroot_and_its_files(visit, tmp_path, need):
+    visit(head=f"chroot = {tmp_path}/none").says("problem", "chroot = .*/none: no such directory", "mkdir -p")
+    (tmp_path / "jail/run").mkdir(parents=True)
+    report = visit(head=f"chroot = {tmp_path}/jail\npid = /run/pid")
+    assert report.status == 0
+    report.says("ok", f"pid = {tmp_path}/jail/run/pid")
+    weak = (need("capsh"), "--drop=cap_sys_chroot", "--", "-c", 'exec "$@"', "-")
+    visit(head=f"chroot = {tmp_path}/jail", prefix=weak).says("problem", "chroot: needs CAP_SYS_CHROOT", "AmbientCapabilities")
+
+
+def test_program_that_cannot_be_run(visit):
+    visit("exec = /nonexistent/program").says("problem", "exec = /nonexistent/program: user .* cannot run it: No such file", "mend the path")
+    assert visit("exec = /bin/cat").status == 0
 
 
 def test_port_that_needs_a_privilege(visit, need, tmp_path):

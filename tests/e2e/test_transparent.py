@@ -26,7 +26,7 @@ from proxy import BINARY, SLOW, TOP
 
 pytestmark = [pytest.mark.ours, pytest.mark.timeout(300)]
 
-CONNECTIONS = 1000 if SLOW == 1 else 100
+CONNECTIONS = int(os.environ.get("TLSPLICE_TRANSPARENT_CONNECTIONS", 1000 if SLOW == 1 else 100))
 AT_ONCE = 12
 INTO, OUT_OF = "into", "out of"  # TLS ends, TLS begins
 PORTS = {INTO: 443, OUT_OF: 8080}
