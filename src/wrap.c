@@ -113,10 +113,12 @@ static int start(void)
 	helper.started_ms = clock_ms();
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return -errno;
-	/* dup2() to the same number would leave it close-on-exec. */
-	if (ends[1] == HELPER_SOCKET) {
-		ends[1] = fcntl(HELPER_SOCKET, F_DUPFD_CLOEXEC, HELPER_SOCKET + 1);
-		close(HELPER_SOCKET);
+	/* Above those that the helper has: opening them must not hit it, and dup2() to the same number would leave it close-on-exec. */
+	if (ends[1] <= HELPER_SOCKET) {
+		int low = ends[1];
+
+		ends[1] = fcntl(low, F_DUPFD_CLOEXEC, HELPER_SOCKET + 1);
+		close(low);
 	}
 	error = ends[1] < 0 ? -errno : spawn(ends[1]);
 	if (ends[1] >= 0)

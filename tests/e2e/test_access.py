@@ -19,7 +19,7 @@ import time
 import pytest
 
 from peers import RESET, abort, connect, echo, name, read_all, server_context
-from proxy import run_once, until
+from proxy import BINARY, run_once, until
 
 pytestmark = [pytest.mark.san, pytest.mark.ours]
 
@@ -206,6 +206,42 @@ def test_unix_sockets_are_not_asked_about(bench, files, tmp_path):
     client.send(b"x")
     assert client.recv(1) == b"x"
     proxy.wait_log(r"LOG6\[0\]: Libwrap is not supported on Unix sockets$")
+
+
+def test_programs(bench, files, network):
+    """The client of a program is asked about before it is started."""
+    files.write(deny=f"s: {network}2\n")
+    port = bench.ports()
+    proxy = bench.proxy(f"[s]\naccept = 127.0.0.1:{port}\nexec = /bin/cat\nexecArgs = cat\ncert = {bench.pki.ec_pem}\nlibwrap = yes\n", prefix=files.prefix)
+    assert served(bench, port, network + "1")
+    assert refused(bench, port, network + "2")
+    assert len(proxy.wait_log("Child process|started$")) >= 1 and not proxy.lines(rf"accepted connection from {re.escape(network)}2")
+
+
+@pytest.mark.parametrize("closed", ["", " 2>&-"], ids=["", "no-stderr"])
+def test_inetd(bench, files, network, tmp_path, closed):
+    """One connection, on descriptors 0 and 1."""
+    files.write(deny=f"stunnel: {network}2\n")
+    listener = bench.keep(socket.create_server(("127.0.0.1", bench.ports())))
+    server = bench.server(echo)
+    config = tmp_path / "inetd.conf"
+    config.write_text(f"syslog = no\ndebug = debug\noutput = {tmp_path}/log\nconnect = {server.port}\ncert = {bench.pki.ec_pem}\nlibwrap = yes\n")
+
+    def proxy():
+        sock, _ = listener.accept()
+        with sock:
+            bench.run([*files.prefix, "sh", "-c", f'exec "$@"{closed}', "sh", BINARY, str(config)], stdin=sock, stdout=sock, stderr=subprocess.DEVNULL)
+
+    threads = [threading.Thread(target=proxy) for _ in range(2)]
+    threads[0].start()
+    client = bench.client(listener.getsockname()[1], source=network + "1")
+    client.send(b"hello")
+    assert client.recv_exactly(5) == b"hello"
+    threads[1].start()
+    assert refused(bench, listener.getsockname()[1], network + "2")
+    for thread in threads:
+        thread.join()
+    until(lambda: "REFUSED by libwrap from " + network + "2:" in (tmp_path / "log").read_text(), what="the log")
 
 
 # --- libwrap and virtual hosts ---
