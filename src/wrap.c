@@ -413,6 +413,7 @@ static int serve_questions(void)
  */
 int wrap_main(char *const argv[])
 {
+	struct pollfd parent = {.fd = HELPER_SOCKET};
 	int status = 1;
 	pid_t pid;
 
@@ -422,9 +423,11 @@ int wrap_main(char *const argv[])
 	while (status != 0) {
 		pid = fork();
 		if (pid == 0)
-			return serve_questions();
+			_exit(serve_questions());
 		if (pid < 0 || waitpid(pid, &status, 0) < 0)
 			status = 1;
+		if (poll(&parent, 1, 0) > 0) /* it has gone */
+			return 0;
 		if (status != 0) {
 			syslog(LOG_DAEMON | LOG_WARNING, "the process that asks libwrap has died; there will be another one");
 			sleep(1);
