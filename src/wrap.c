@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -417,6 +418,7 @@ int wrap_main(char *const argv[])
 	int status = 1;
 	pid_t pid;
 
+	prctl(PR_SET_NAME, "tlsplice-wrap"); /* instead of "exe" */
 	signal(SIGTERM, SIG_IGN); /* for all processes of a service at once; we end with our parent */
 	if (!drop_privileges(argv[1], argv[2]))
 		return 1;
