@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import ssl
-import subprocess
 import threading
 import time
 
@@ -16,7 +15,7 @@ import pytest
 
 from conftest import TOOLS
 from peers import CLOSE_NOTIFY, TlsClient, client_context, connect, pattern, read_all, read_exactly, server_context
-from proxy import BINARY, SLOW, until
+from proxy import BINARY, PREAMBLE, until
 
 pytestmark = pytest.mark.ours
 WHO = os.path.join(TOOLS, "who")
@@ -190,6 +189,56 @@ def test_a_program_is_not_killed_with_its_connection(bench, tmp_path):
     client.close()
     until(lambda: os.path.exists(tmp_path / "end"), what="the program's end")
     proxy.wait_log(r"Child process \d+ finished with code 0")
+
+
+# --- transparent = source ---
+
+
+@pytest.mark.parametrize("pty", ["no", "yes"])
+def test_a_program_asks_for_its_peer(bench, pty):
+    """A library tells it, about standard descriptors only, IPv4 and IPv6."""
+    port = bench.ports()
+    proxy = programs(bench, f"accept = :::{port}\nexec = {WHO}\ntransparent = source\npty = {pty}", f"exec = {WHO}\ntransparent = source\npty = {pty}",
+                     f"exec = {WHO}\npty = {pty}", env={"LD_PRELOAD": "/nonexistent/theirs.so"})
+    for address, family in ((("::1", port), 6), (("127.0.0.1", port), 6), (proxy.at[1], 4)):
+        client = bench.client(address)
+        host, number = client.sock.getsockname()[:2]
+        said = client.recv_all().decode().replace("\r", "")
+        host = "::ffff:" + host if family == 6 and "." in host else host
+        assert f"peer 0: {host} {number} length {28 if family == 6 else 16}\n" in said
+        assert not re.search(rf"peer [1-9]\d*: {re.escape(host)}", said), "only standard descriptors"
+        assert re.findall(r"(?m)^env LD_PRELOAD=(.*)$", said) == [os.path.join(os.path.dirname(BINARY), "libtlsplice_preload.so")]
+        client.close()
+    said = bench.client(proxy.at[2]).recv_all().decode().replace("\r", "")
+    assert re.findall(r"(?m)^env LD_PRELOAD=(.*)$", said) == ["/nonexistent/theirs.so"]
+    assert "peer 0: family 1\n" in said or "peer 0: Inappropriate ioctl for device\n" in said or "peer 0: Socket operation on non-socket\n" in said
+
+
+def test_a_client_without_an_address(bench, tmp_path):
+    """On a Unix socket there is no more to tell than the system says."""
+    path = str(tmp_path / "sock")
+    programs(bench, f"accept = {path}\nexec = {WHO}\ntransparent = source")
+    assert who(path)["peer"][0] == "0: family 1"
+
+
+# --- the sandbox ---
+
+
+def test_programs_are_in_no_sandbox(bench, tmp_path):
+    proxy = programs(bench, "exec = /bin/sh\nexecArgs = sh -c grep${IFS}NoNewPrivs${IFS}/proc/self/status;id>id", cwd=str(tmp_path))
+    proxy.wait_log(r'Sandbox: the rings only: programs of "exec" would be in the rest of it too')
+    client = bench.client(proxy.at[0])
+    assert client.recv_all() == b"NoNewPrivs:\t0\n"
+    client.close()
+    until(lambda: os.path.exists(tmp_path / "id"), what="a file of the program's")
+
+
+def test_a_reload_adds_no_program_to_a_sandbox(bench):
+    proxy = bench.tls_server()
+    if not proxy.lines("Sandbox: system calls restricted|Sandbox: files restricted"):
+        pytest.skip("no sandbox here")
+    assert not proxy.hup(proxy.text.replace(PREAMBLE, "") + f"[e]\naccept = 127.0.0.1:{bench.ports()}\nexec = /bin/cat\ncert = {bench.pki.ec_pem}\n")
+    proxy.wait_log(r'Sandbox: the first "exec" needs a restart')
 
 
 # --- terminals ---
