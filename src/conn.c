@@ -409,7 +409,7 @@ static void unique_id(char id[CONN_ID_MAX])
 /* snprintf(3) takes five times as long, and every connection has a number. */
 static void decimal(char id[CONN_ID_MAX], unsigned long long n)
 {
-	char *end = id + CONN_ID_MAX - 1, *at = end;
+	char *end = &id[CONN_ID_MAX - 1], *at = end;
 
 	do
 		*--at = (char)('0' + n % 10);
