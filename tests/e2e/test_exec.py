@@ -70,11 +70,12 @@ def test_bytes_both_ways_and_half_close(bench):
     client = bench.client(proxy.at[0])
     client.ping()
     data = pattern(3_000_000)
-    sender = threading.Thread(target=lambda: (client.send(data), client.close_notify()))
-    sender.start()
-    assert client.recv_all() == data
-    sender.join()
-    assert client.ended == CLOSE_NOTIFY
+    for i in range(0, len(data), 60_000):
+        client.send(data[i:i + 60_000])
+        assert client.recv_exactly(60_000) == data[i:i + 60_000]
+    client.send(b"the end")
+    client.close_notify()
+    assert client.recv_all() == b"the end" and client.ended == CLOSE_NOTIFY
     client.close()
     pid = re.search(r"LOG6\[0\]: Local mode child started \(PID=(\d+)\)", proxy.log()).group(1)
     proxy.wait_log(rf"LOG6\[main\]: Child process {pid} finished with code 0")

@@ -261,10 +261,12 @@ def test_server_on_pipes(bench):
         thread.start()
     client = over(ours)
     data = pattern(500_000)
-    sender = threading.Thread(target=lambda: (client.send(data), client.close_notify()))
-    sender.start()
-    assert client.recv_all() == data and client.ended == CLOSE_NOTIFY
-    sender.join()
+    for i in range(0, len(data), 50_000):
+        client.send(data[i:i + 50_000])
+        assert client.recv_exactly(50_000) == data[i:i + 50_000]
+    client.send(b"the end")
+    client.close_notify()
+    assert client.recv_all() == b"the end" and client.ended == CLOSE_NOTIFY
     ours.shutdown(socket.SHUT_WR)
     assert process.wait(20 * SLOW) == 0
     assert not REPORTS.search(process.stderr.read().decode())
