@@ -122,6 +122,7 @@ int inetd_wait(struct worker *w, int signal_fd)
 		signal = (int)info.ssi_signo;
 		worker_post(w, &message);
 	}
+	worker_join(w);
 	child_reap();
 	close(ended_fd);
 	return signal;

@@ -14,7 +14,7 @@ int inetd_prepare(struct worker *worker);
 /* Gives the worker, which has its services, the connection. It ends with it. */
 void inetd_start(struct worker *worker);
 
-/* Waits for the worker's end. A signal that comes from `signal_fd` (SIGCHLD apart) cuts it short. Returns that signal, or 0. */
+/* Waits for the worker's end, and joins it. A signal that comes from `signal_fd` (SIGCHLD apart) cuts it short. Returns that signal, or 0. */
 int inetd_wait(struct worker *worker, int signal_fd);
 
 #endif

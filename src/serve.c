@@ -600,7 +600,6 @@ static int serve_inherited(void)
 	int ended_by = inetd_wait(server.workers, server.signal_fd);
 	sigset_t pending = server.signals;
 
-	worker_join(server.workers);
 	finish();
 	if (ended_by) {
 		signal(ended_by, SIG_DFL);

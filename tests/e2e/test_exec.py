@@ -176,7 +176,8 @@ def test_a_program_that_cannot_be_run(bench, path):
     client = bench.client(proxy.at[0])
     assert client.recv_all() == b"" and client.ended == CLOSE_NOTIFY
     client.close()
-    proxy.wait_log(rf"LOG3\[0\]: exec {path}: .* \(\d+\)")
+    if "thread" not in BINARY:  # that sanitizer makes a fork of vfork: the reason stays in the child
+        proxy.wait_log(rf"LOG3\[0\]: exec {path}: .* \(\d+\)")
     proxy.wait_log(r"LOG6\[main\]: Child process \d+ finished with code 1")
     proxy.wait_log(r"LOG5\[0\]: Connection closed: 0 byte")
 
