@@ -351,7 +351,7 @@ def test_a_daemon_in_a_jail(bench, pki, open_dir):
 def test_what_must_be_writable_for_whom_we_become(bench, pki, open_dir):
     os.chown(f"{open_dir}/jail/log", 0, 0)
     said = bench.refused(f"chroot = {open_dir}/jail\nsetuid = nobody\noutput = /log/out\n[s]\naccept = 127.0.0.1:{bench.ports()}\n"
-                         f"connect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
+                         f"connect = 127.0.0.1:1\ncert = {pki.ec_pem}\n", env=IN_JAIL)
     assert "[!] Cannot open log file: /log/out: Permission denied (13)" in said
 
 
