@@ -6,6 +6,7 @@
 
 #include "buf.h"
 #include "daemon.h"
+#include "kernel.h"
 #include "log.h"
 #include "ring.h"
 #include "ring_probe.h"
@@ -54,24 +55,11 @@ void remedy(struct doctor *d, const char *format, ...)
 	fputc('\n', d->out);
 }
 
-long doctor_number_in(const char *path)
-{
-	FILE *file = fopen(path, "re");
-	char text[32] = "";
-	bool read;
-
-	if (!file)
-		return -1;
-	read = fgets(text, sizeof(text), file) != NULL;
-	fclose(file);
-	return read ? strtol(text, NULL, 10) : -1;
-}
-
 /* --- io_uring ----------------------------------------------------------------------------------------------------------------------- */
 
 static void look_at_ring(struct doctor *d)
 {
-	long disabled = doctor_number_in("/proc/sys/kernel/io_uring_disabled");
+	long disabled = kernel_number_in("/proc/sys/kernel/io_uring_disabled");
 	struct ring_support support;
 
 	ring_probe(&support);

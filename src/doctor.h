@@ -36,9 +36,6 @@ struct doctor {
 void finding(struct doctor *d, enum verdict verdict, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void remedy(struct doctor *d, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* The number in a file of /proc, or -1. */
-long doctor_number_in(const char *path);
-
 /* Files and directories that the configuration names: doctor_files.c. */
 void doctor_files(struct doctor *d);
 

@@ -4,6 +4,8 @@
  */
 #include "doctor.h"
 
+#include "kernel.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -84,7 +86,7 @@ static long of_interface(const char *interface, const char *name)
 	char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "/proc/sys/net/ipv4/conf/%s/%s", interface, name);
-	return doctor_number_in(path);
+	return kernel_number_in(path);
 }
 
 /* With it the reverse path filter looks our own rule up, and takes every sender for an impostor. Everything arrives there or nothing does. */
@@ -142,11 +144,11 @@ static bool any_destination(const struct config *config)
 void doctor_sysctls(struct doctor *d)
 {
 	look_at_interfaces(d);
-	if (doctor_number_in("/proc/sys/net/ipv4/ip_forward") == 0) {
+	if (kernel_number_in("/proc/sys/net/ipv4/ip_forward") == 0) {
 		finding(d, VERDICT_WARNING, "net.ipv4.ip_forward is 0: this machine passes on nothing but what tlsplice accepts");
 		remedy(d, "sysctl -w net.ipv4.ip_forward=1, if it is a router");
 	}
-	if (any_destination(d->config) && doctor_number_in("/proc/sys/net/ipv4/ip_nonlocal_bind") == 1) {
+	if (any_destination(d->config) && kernel_number_in("/proc/sys/net/ipv4/ip_nonlocal_bind") == 1) {
 		finding(d, VERDICT_WARNING,
 		        "net.ipv4.ip_nonlocal_bind is 1: servers on the ports of our own listeners pass for ourselves, and are "
 		        "refused");

@@ -21,8 +21,7 @@ enum { PIPE_PAGES = 16 }; /* of a pipe as it comes */
 
 /* --- finding ------------------------------------------------------------------------------------------------------------------------ */
 
-/* The number in a file of /proc, or -1. */
-static long number_in(const char *path)
+long kernel_number_in(const char *path)
 {
 	FILE *file = fopen(path, "re");
 	char text[32] = "";
@@ -117,8 +116,8 @@ void kernel_find(struct kernel_found *found)
 	find_gcm(found); /* after ktls_probe(), which asks for it */
 	found->guard_pages = stack_guard_probe();
 	found->transparent = may_be_transparent();
-	found->uring_disabled = number_in("/proc/sys/kernel/io_uring_disabled");
-	found->pipe_pages_soft = number_in("/proc/sys/fs/pipe-user-pages-soft");
+	found->uring_disabled = kernel_number_in("/proc/sys/kernel/io_uring_disabled");
+	found->pipe_pages_soft = kernel_number_in("/proc/sys/fs/pipe-user-pages-soft");
 	found->memlock = limit_of(RLIMIT_MEMLOCK);
 	found->clients = process_limits(); /* raises the limit of descriptors, as at a start */
 	found->descriptors = limit_of(RLIMIT_NOFILE);

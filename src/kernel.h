@@ -1,5 +1,5 @@
 /*
- * `tlsplice -kernel`: what the running kernel offers, and what of it is used. For main.c.
+ * `tlsplice -kernel`: what the running kernel offers, and what of it is used. For main.c and doctor*.c.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_KERNEL_H
@@ -34,5 +34,8 @@ bool kernel_report(FILE *out);
 /* The two halves of it. */
 void kernel_find(struct kernel_found *found);
 void kernel_print(FILE *out, const struct kernel_found *found);
+
+/* The number in a file of /proc, or -1: not there. */
+long kernel_number_in(const char *path);
 
 #endif
