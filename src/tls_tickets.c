@@ -457,18 +457,6 @@ static size_t seal_with(struct tls_tickets *tickets, struct tickets_view *view, 
 	return n && tag_of(mac, sealed, (size_t)(body - sealed) + n, body + n) ? (size_t)(body - sealed) + n + TICKET_TAG : 0;
 }
 
-size_t tickets_seal(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *plain, size_t n,
-                    unsigned char *sealed)
-{
-	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
-	EVP_MAC_CTX *mac = EVP_MAC_CTX_new(view->hmac);
-	size_t size = cipher && mac ? seal_with(tickets, view, cipher, mac, plain, n, sealed) : 0;
-
-	EVP_CIPHER_CTX_free(cipher);
-	EVP_MAC_CTX_free(mac);
-	return size;
-}
-
 static size_t open_with(struct tls_tickets *tickets, struct tickets_view *view, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
                         const unsigned char *sealed, size_t n, unsigned char *plain)
 {
@@ -485,14 +473,30 @@ static size_t open_with(struct tls_tickets *tickets, struct tickets_view *view, 
 	return run_cipher(cipher, sealed + sizeof(head), n - sizeof(head), plain);
 }
 
-size_t tickets_open(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *sealed, size_t n,
-                    unsigned char *plain)
+/* What seals and what opens: the same but for the direction. */
+typedef size_t transform_fn(struct tls_tickets *tickets, struct tickets_view *view, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+                            const unsigned char *from, size_t n, unsigned char *to);
+
+static size_t transform(transform_fn *fn, struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *from,
+                        size_t n, unsigned char *to)
 {
 	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
 	EVP_MAC_CTX *mac = EVP_MAC_CTX_new(view->hmac);
-	size_t size = cipher && mac ? open_with(tickets, view, cipher, mac, sealed, n, plain) : 0;
+	size_t size = cipher && mac ? fn(tickets, view, cipher, mac, from, n, to) : 0;
 
 	EVP_CIPHER_CTX_free(cipher);
 	EVP_MAC_CTX_free(mac);
 	return size;
+}
+
+size_t tickets_seal(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *plain, size_t n,
+                    unsigned char *sealed)
+{
+	return transform(seal_with, tickets, view, plain, n, sealed);
+}
+
+size_t tickets_open(struct tls_tickets *tickets, struct tickets_view *view, const unsigned char *sealed, size_t n,
+                    unsigned char *plain)
+{
+	return transform(open_with, tickets, view, sealed, n, plain);
 }
