@@ -234,8 +234,11 @@ static int reject(const struct verdict *v, const char *what)
 	return v->section->redirect.count > 0 && v->tls->handshaking;
 }
 
+/* What was rejected, and is let in for `redirect`, comes by once more without its error. */
 static int let_pass(const struct verdict *v)
 {
+	if (v->tls->rejected)
+		return 1;
 	log_cert(v, v->depth == 0 ? LOG_NOTICE : LOG_INFO, "Certificate accepted");
 	v->tls->accepted |= v->depth == 0;
 	return 1;

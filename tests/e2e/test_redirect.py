@@ -108,6 +108,17 @@ def test_what_the_log_says(place, clients):
     assert not here.proxy.lines(r"LOG\d\[1\]: Redirecting")
 
 
+@VERSIONS
+@pytest.mark.parametrize("who", ["late", "stranger"])
+def test_what_was_rejected_is_not_called_accepted(place, clients, version, who):
+    """OpenSSL goes on to ask about the certificate after each error that is let pass."""
+    here = place()
+    here.visit(version, clients[who])
+    here.proxy.wait_log(r"LOG7\[0\]: Service \[s\] finished")
+    assert here.proxy.lines(r"LOG4\[0\]: Rejected by CERT at depth=0")
+    assert not here.proxy.lines(r"Certificate accepted at depth=0")
+
+
 # --- sessions ---
 
 
