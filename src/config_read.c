@@ -71,16 +71,14 @@ static int next_line(struct lines *lines)
 	return rc < 0 ? rc : nul ? -EILSEQ : 1;
 }
 
-static void skip_bom(struct lines *lines)
+/* Bytes of the byte order mark that a file's first line begins with. */
+static size_t bom_length(const char *line)
 {
 	static const char bom[] = "\xef\xbb\xbf";
-	bool found = !strncmp(lines->line, bom, strlen(bom));
+	bool found = !strncmp(line, bom, strlen(bom));
 
-	if (found) {
-		memmove(lines->line, lines->line + strlen(bom), strlen(lines->line + strlen(bom)) + 1);
-		memcpy(lines->quoted, lines->line, strlen(lines->line) + 1);
-	}
 	log_global(LOG_NOTICE, "UTF-8 byte order mark %sdetected", found ? "" : "not ");
+	return found ? strlen(bom) : 0;
 }
 
 static bool read_lines(struct reading *reading, struct lines *lines)
@@ -89,11 +87,11 @@ static bool read_lines(struct reading *reading, struct lines *lines)
 	int rc;
 
 	while ((rc = next_line(lines)) > 0) {
-		if (lines->number == 1)
-			skip_bom(lines);
+		size_t start = lines->number == 1 ? bom_length(lines->line) : 0;
+
 		reading->line = lines->number;
-		reading->text = lines->quoted;
-		wrong = config_line(reading, lines->line);
+		reading->text = lines->quoted + start;
+		wrong = config_line(reading, lines->line + start);
 		if (wrong) {
 			config_complain(reading, wrong);
 			return false;

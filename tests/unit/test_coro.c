@@ -6,6 +6,7 @@
 #include "coro.h"
 #include "coro_hooks.h"
 #include "coro_stack.h"
+#include "under_valgrind.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -41,15 +42,6 @@ static struct coro_pool *pool_new(size_t keep)
 
 	cr_assert_not_null(pool);
 	return pool;
-}
-
-static bool valgrind(void)
-{
-#ifdef RUNNING_ON_VALGRIND
-	return RUNNING_ON_VALGRIND;
-#else
-	return false;
-#endif
 }
 
 /* Runs fn in a child process and returns what waitpid() said of it. */

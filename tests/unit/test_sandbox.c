@@ -336,6 +336,7 @@ static int a_restricted_ring(void)
 	EXPECT(ring);
 	EXPECT(try_to_register() == EACCES);
 	ring_close(ring);
+	bufs_free(&bufs);
 	return 0;
 }
 
