@@ -1,5 +1,5 @@
 /*
- * Connections: from accept to the last byte. conn_live() in conn.c reads as the life of one.
+ * Connections: from accept to the last byte. conn_live() in conn.c reads as the life of one; conn_handshake.c and conn_finish.c are steps of it.
  * Everything here belongs to the connection's worker.
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -86,7 +86,7 @@ struct conn {
 	struct end front, back; /* accepted, dialled */
 	struct tls tls;
 	struct pump to_tls, to_plain;
-	struct upstream *upstream;       /* where it goes */
+	struct upstream *upstream; /* where it goes */
 	uint64_t accepted_tag; /* transparent.c: the connection that was accepted and the one that was dialled; 0: not watched */
 	uint64_t dialled_tag;
 	bool translated;                 /* it came by NAT: its destination was another one */
@@ -161,5 +161,18 @@ void conn_issue_tickets(struct conn *c, const struct addr *backend);
 
 /* (Re)arms the deadline of the present step; negative: none. `doing` names it in the log. */
 void conn_deadline(struct conn *c, int seconds, const char *doing);
+
+/* --- between conn*.c ---------------------------------------------------------------------------------------------------------------- */
+
+/* conn_handshake.c: server mode: TLS accept; client mode: TLS connect. A step of conn_live(). */
+void conn_handshake(struct conn *c);
+
+/* One client less is served: returns how many are left. */
+unsigned conn_leave(void);
+
+/* conn_finish.c: */
+void conn_linger(struct end *tls_end); /* the last alert is on its way: does what comes next, which may free the connection */
+void conn_close(struct conn *c);       /* takes back what the ring has of it, and frees it if that was nothing */
+void conn_release(struct conn *c);     /* frees it when nothing of it is left in the ring */
 
 #endif
