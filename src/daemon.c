@@ -105,6 +105,7 @@ void process_memory(void)
 }
 
 static int null = -1;
+static int parent = -1; /* a pipe to who started us */
 
 int daemonise_prepare(void)
 {
@@ -112,16 +113,40 @@ int daemonise_prepare(void)
 	return null < 0 ? -errno : 0;
 }
 
+/* The parent's end: with the child's word that it serves, or with the child. */
+static _Noreturn void await_child(int child)
+{
+	static const char sorry[] =
+		"[!] It has ended in the background before it could serve: the log says why (here with foreground = yes)\n";
+	char serves = 0;
+	ssize_t n;
+
+	do
+		n = read(child, &serves, 1);
+	while (n < 0 && errno == EINTR);
+	if (n != 1 && write(STDERR_FILENO, sorry, sizeof(sorry) - 1) < 0)
+		_exit(1);
+	_exit(n == 1 ? 0 : 1);
+}
+
 int daemonise(void)
 {
 	/* The end of a parent that leads its session (a terminal's only program) would hang up on the child. */
 	void (*hangup)(int) = signal(SIGHUP, SIG_IGN);
-	pid_t pid = fork();
+	int ends[2];
+	pid_t pid;
 
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid > 0) {
+		close(ends[1]);
+		await_child(ends[0]);
+	}
+	close(ends[0]);
+	parent = ends[1];
 	if (pid < 0)
 		return -errno;
-	if (pid > 0)
-		_exit(0);
 	setsid();
 	signal(SIGHUP, hangup);
 	for (int fd = 0; fd < 3; fd++)
@@ -129,6 +154,15 @@ int daemonise(void)
 	close(null);
 	null = -1;
 	return chdir("/") < 0 ? -errno : 0;
+}
+
+void daemonise_done(void)
+{
+	if (parent < 0)
+		return;
+	(void)!write(parent, "", 1);
+	close(parent);
+	parent = -1;
 }
 
 int pid_file_create(const char *path)

@@ -31,8 +31,14 @@ void process_protect(void);
 /* Opens what daemonise() needs, which a jail may not have. Returns 0 or -errno. */
 int daemonise_prepare(void);
 
-/* Leaves the terminal: the parent exits with status 0, the child goes on in /. Returns 0 or -errno. */
+/*
+ * Leaves the terminal: the child goes on in /. The parent exits with status 0 at daemonise_done(), or with 1 and a sentence when the child has
+ * ended before. Returns 0 or -errno.
+ */
 int daemonise(void);
+
+/* The process serves. Does nothing in the foreground. */
+void daemonise_done(void);
 
 /* Writes the pid file, if `path` is not NULL. Returns 0 or -errno after logging why. */
 int pid_file_create(const char *path);

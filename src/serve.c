@@ -530,8 +530,11 @@ static bool launch(void)
 	int error = 0;
 
 	log_before_fork();
-	if (g->foreground == FOREGROUND_NO && !server.inetd)
+	if (g->foreground == FOREGROUND_NO && !server.inetd) {
 		error = daemonise();
+		if (error)
+			log_global(LOG_CRIT, "Into the background: %s (%d)", strerror(-error), -error);
+	}
 	log_set_id("main");
 	if (!server.inetd && !error) {
 		server.pid_file = g->pid ? strdup(g->pid) : NULL;
@@ -570,6 +573,7 @@ static bool launch(void)
 	if (!start_admin())
 		return false;
 	log_global(LOG_INFO, "Accepting new connections");
+	daemonise_done();
 	notify_ready("Serving");
 	return true;
 }

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from peers import EOF, collect, connect, echo, name
-from proxy import BINARY, SLOW, WRAPPER, listening_ports, until
+from proxy import BINARY, SLOW, WRAPPER, listening_ports, run_once, until
 
 
 def body(proxy):
@@ -360,6 +360,21 @@ def test_pid_file_that_cannot_be_written(bench, pki, tmp_path):
     out = bench.refused(f"pid = {tmp_path}/no/such/dir/pid\n[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\n"
                         f"cert = {pki.ec_pem}\n")
     assert f"{tmp_path}/no/such/dir/pid" in out
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("what", ["pid", "admin"])
+def test_a_daemon_that_cannot_serve_is_no_success(bench, pki, tmp_path, what):
+    """What goes wrong in the background too ends with status 1 and a sentence where the command was given."""
+    taken = bench.server(echo)
+    line = f"pid = {tmp_path}/no/such/dir/pid" if what == "pid" else f"admin = 127.0.0.1:{taken.port}"
+    config, log = tmp_path / "daemon.conf", tmp_path / "log"
+    config.write_text(f"syslog = no\noutput = {log}\n{line}\n[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
+    status, out, err = run_once([str(config)])
+    assert (status, out) == (1, "")
+    assert "in the background" in err and "the log says why" in err
+    assert (f"{tmp_path}/no/such/dir/pid" if what == "pid" else str(taken.port)) in log.read_text()
 
 
 def test_syslog(bench, pki, tmp_path):
