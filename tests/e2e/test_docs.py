@@ -93,12 +93,10 @@ def test_example_of_the_manual_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_has_no_warnings(page):
+def test_page_has_no_warnings(page, need):
+    need("groff")
     checks = ["mandoc -Tlint -Wwarning", "groff -mandoc -ww -z -Tutf8"]
-    checks = [check.split() for check in checks if shutil.which(check.split()[0])]
-    if not checks:
-        pytest.skip("neither mandoc nor groff is installed")
-    for argv in checks:
+    for argv in [check.split() for check in checks if shutil.which(check.split()[0])]:
         done = subprocess.run([*argv, os.path.join(TOP, "man", page)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=60)
         warnings = [line for line in done.stdout.decode(errors="replace").splitlines() if "outdated mandoc.db" not in line]
@@ -250,9 +248,8 @@ def test_install_puts_everything_in_its_place(tmp_path):
     assert version.returncode == 0 and version.stderr.startswith(b"tlsplice ")
 
 
-def test_systemd_takes_the_unit(tmp_path):
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("systemd-analyze is not installed")
+def test_systemd_takes_the_unit(tmp_path, need):
+    need("systemd-analyze")
     install(f"PREFIX={tmp_path}/usr")
     unit = tmp_path / "usr/lib/systemd/system/tlsplice.service"
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

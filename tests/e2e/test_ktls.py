@@ -23,11 +23,6 @@ pytestmark = pytest.mark.ours
 BAD_RECORD_MAC, HANDSHAKE_FAILURE = 20, 40
 
 
-@needs_kernel
-def test_there_is_kernel_tls():
-    """Skipped: then everything below ran in user space only."""
-
-
 # --- the switch ---
 
 
