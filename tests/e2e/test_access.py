@@ -520,6 +520,27 @@ def test_ident_of_another_address_of_ours(bench, network):
     proxy.wait_log("IDENT authentication passed")
 
 
+def test_ident_in_inetd_mode(bench, network, tmp_path):
+    """About the port that the super-server listens on, which stands in no configuration of ours."""
+    daemon = identd(bench, network + "1", says(b"PORTS : USERID : UNIX : joe\r\n"))
+    listener = bench.keep(socket.create_server(("127.0.0.1", bench.ports())))
+    config = tmp_path / "inetd.conf"
+    config.write_text(f"syslog = no\ndebug = debug\noutput = {tmp_path}/log\nconnect = {bench.server(echo).port}\ncert = {bench.pki.ec_pem}\nident = joe\n")
+
+    def proxy():
+        sock, _ = listener.accept()
+        with sock:
+            bench.run([BINARY, str(config)], stdin=sock, stdout=sock, stderr=subprocess.DEVNULL)
+
+    thread = threading.Thread(target=proxy)
+    thread.start()
+    client = bench.client(listener.getsockname()[1], source=network + "1")
+    client.send(b"hello")
+    assert client.recv_exactly(5) == b"hello"
+    thread.join()
+    assert daemon.result()[0] == b"%d , %d\r\n" % (client.sock.getsockname()[1], listener.getsockname()[1])
+
+
 def test_ident_over_ipv6(bench, network):
     identd(bench, "::1", says(b"PORTS : USERID : UNIX : joe\r\n"))
     port = bench.ports()

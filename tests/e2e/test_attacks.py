@@ -4,6 +4,7 @@
 import os
 import random
 import re
+import signal
 import socket
 import ssl
 import struct
@@ -417,13 +418,20 @@ def test_no_core_dumps_and_no_ptrace(bench):
 
 
 @pytest.mark.san
-def test_secrets_are_in_no_log(bench, pki):
-    proxy = bench.tls_server()
+def test_secrets_are_in_no_log(bench, pki, tmp_path):
+    key, mac, psk = (bytes([n] * 16).hex() for n in (0x51, 0x52, 0x53))
+    secrets, path = tmp_path / "secrets", bench.ports()
+    secrets.write_text(f"joe:{psk}\n")
+    secrets.chmod(0o600)
+    proxy = bench.tls_server(f"ticketKeySecret = {key}\nticketMacSecret = {mac}\n[psk]\naccept = 127.0.0.1:{path}\nconnect = 127.0.0.1:1\nPSKsecrets = {secrets}")
     bench.client(proxy.port).ping(b"application secret").bye()
     proxy.wait_log("finished")
+    assert proxy.hup(proxy.text[len(proxy.preamble):] + "TIMEOUTidle = 99\n")
+    proxy.send_signal(signal.SIGUSR2)
     log = proxy.log()
     assert "application secret" not in log
     assert "PRIVATE KEY" not in log
+    assert not [secret for secret in (key, mac, psk) if secret in log.lower() or bytes.fromhex(secret).decode() in log]
     assert not re.search(r"CLIENT_RANDOM|TRAFFIC_SECRET", log)
 
 

@@ -381,6 +381,26 @@ def test_a_socket_without_a_peer(bench):
     assert re.search(r"LOG3\[0\]: getpeerbyname \(local_rfd\): Transport endpoint is not connected \(107\)", inetd.log())
 
 
+def test_pipes_have_no_address_to_connect_from(bench):
+    """Whose they are nobody can be asked either: libwrap and ident are about sockets."""
+    server, lines = client_lines(bench)
+    inetd = Inetd(bench, lines + "libwrap = yes\nident = joe\n")
+    (from_us, to_it), (from_it, to_us) = os.pipe(), os.pipe()
+    process = inetd.start(from_us, to_us)
+    os.write(to_it, b"ping")
+    assert os.read(from_it, 4) == b"ping"
+    os.close(to_it)
+    assert process.wait(20 * SLOW) == 0
+    process.stderr.close()
+    inetd = Inetd(bench, lines + "transparent = source\ninetdStatus = yes\n")
+    process = inetd.start(from_us, to_us)
+    assert process.wait(20 * SLOW) == 2
+    process.stderr.close()
+    inetd.wait_log(r"LOG3\[0\]: Transparent source needs a socket")
+    for fd in (from_us, from_it, to_us):
+        os.close(fd)
+
+
 def test_service_names_it_and_there_is_no_pid_file(bench, tmp_path):
     server, lines = client_lines(bench)
     inetd = Inetd(bench, f"service = mine\npid = {tmp_path}/pid\nforeground = no\n{lines}")

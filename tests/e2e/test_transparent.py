@@ -256,6 +256,20 @@ def test_local_takes_the_place_of_the_client(routed, bench):
     assert one_of(routed, bench, OUT_OF, ("192.0.2.2", 0), ("192.0.2.1", 8081))[1].client[0] == "198.51.100.1"
 
 
+def test_one_port_serves_connections_to_many_servers(routed, bench):
+    """The choice of a port of our own is left to connect(2), which knows where the connection goes: a machine has more connections than ports."""
+    servers(routed, bench)
+    routed.run(ROUTER, "sysctl", "-qw", "net.ipv4.ip_local_port_range=50000 50000")
+    start(routed, bench, "connect = 198.51.100.2:443\nlocal = 198.51.100.1", "connect = 198.51.100.3:8080\nlocal = 198.51.100.1")
+    with routed.inside(CLIENT):
+        one, two = (bench.keep(socket.socket()) for _ in range(2))
+    for sock, port in (one, 8443), (two, 8081):
+        sock.settimeout(20 * SLOW)
+        sock.connect(("192.0.2.1", port))
+    one = bench.keep(client_context().wrap_socket(one))
+    assert [sock.recv(200).decode().split()[2:] for sock in (one, two)] == [["198.51.100.1", "50000"]] * 2
+
+
 def test_client_on_a_unix_socket_has_no_address(routed, bench, tmp_path):
     servers(routed, bench)
     proxy = bench.proxy(f"[out]\nclient = yes\naccept = {tmp_path}/accept\nconnect = 198.51.100.2:8080\ntransparent = source\n",
