@@ -78,7 +78,7 @@ static struct lookup *lookup_new(struct worker *worker, struct ring_wait *wait, 
 	l->message.deliver = lookup_deliver;
 	l->worker = worker;
 	l->wait = wait;
-	l->job.background = names->background;
+	l->job.kind = names->background ? JOB_BACKGROUND : JOB_LOOKUP;
 	for (; l->count < names->count; l->count++) {
 		l->names[l->count] = strdup(names->names[l->count]);
 		if (!l->names[l->count]) {

@@ -39,7 +39,7 @@
 #include <unistd.h>
 
 enum {
-	JOB_THREADS = 4,
+	JOB_THREADS = 5, /* four of them may wait for name servers */
 	INETD_FAILED = 2, /* exit status with `inetdStatus = yes` */
 	WORKERS_MAX = 1024,
 	DRAIN_LOOK_MS = 50, /* how often a drain looks whether it is over */

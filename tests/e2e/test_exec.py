@@ -16,6 +16,7 @@ import pytest
 from conftest import TOOLS
 from peers import CLOSE_NOTIFY, TlsClient, client_context, connect, pattern, read_all, read_exactly, server_context
 from proxy import BINARY, PREAMBLE, until
+from test_faults import Faults
 
 pytestmark = pytest.mark.ours
 WHO = os.path.join(TOOLS, "who")
@@ -375,6 +376,23 @@ def test_the_proxy_ends_while_programs_are_being_started(bench):
     proxy.stop()
     for client in clients:
         client.close()
+
+
+@pytest.mark.nosan
+def test_a_name_server_that_says_nothing_holds_up_no_program(bench, tmp_path):
+    """More lookups than the proxy has threads for blocking work, each of which takes a minute."""
+    faults = Faults(str(tmp_path))
+    lookups, program = bench.ports(), bench.ports()
+    proxy = bench.proxy(f"cert = {bench.pki.ec_pem}\n[lookups]\naccept = 127.0.0.1:{lookups}\nconnect = localhost:1\ndelay = yes\n"
+                        f"[program]\naccept = 127.0.0.1:{program}\nexec = /bin/echo\nexecArgs = echo hi\n", env=faults.env)
+    faults.lookups_take(60_000)
+    for _ in range(20):
+        bench.client(lookups)
+    for _ in range(10):
+        one(program, b"hi\n")
+    assert not proxy.lines("s_connect|Error resolving")
+    proxy.expect_open = True
+    proxy.stop()
 
 
 # --- with other things ---

@@ -59,12 +59,12 @@ static void on_wait(struct job *job)
 		;
 }
 
-static atomic_uint backgrounds;
+static atomic_uint slow_ones;
 
 static void on_work_done(struct job *job)
 {
 	(void)job;
-	backgrounds++;
+	slow_ones++;
 }
 
 static void submit_all(void)
@@ -128,9 +128,9 @@ Test(jobs, a_blocked_job_blocks_one_thread)
 Test(jobs, background)
 {
 	static struct job blocked[3] = {
-		{.work = on_wait, .done = on_work_done, .background = true},
-		{.work = on_wait, .done = on_work_done, .background = true},
-		{.work = on_wait, .done = on_work_done, .background = true},
+		{.work = on_wait, .done = on_work_done, .kind = JOB_BACKGROUND},
+		{.work = on_wait, .done = on_work_done, .kind = JOB_BACKGROUND},
+		{.work = on_wait, .done = on_work_done, .kind = JOB_BACKGROUND},
 	};
 
 	sem_init(&gate, 0, 0);
@@ -144,11 +144,34 @@ Test(jobs, background)
 	while (jobs_pending() > 3)
 		usleep(1000);
 	cr_assert_eq(jobs_pending(), 3);
-	cr_assert_eq(backgrounds, 0);
+	cr_assert_eq(slow_ones, 0);
 	for (unsigned i = 0; i < 3; i++)
 		sem_post(&gate);
 	jobs_stop();
-	cr_assert_eq(backgrounds, 3);
+	cr_assert_eq(slow_ones, 3);
+	cr_assert_eq(jobs_pending(), 0);
+}
+
+/* Name servers that do not answer hold up lookups, and nothing else. */
+Test(jobs, lookups_leave_a_thread_to_others)
+{
+	static struct job blocked[5];
+
+	sem_init(&gate, 0, 0);
+	cr_assert_eq(jobs_start(3), 0);
+	for (unsigned i = 0; i < 5; i++) {
+		blocked[i] = (struct job){.work = on_wait, .done = on_work_done, .kind = JOB_LOOKUP};
+		jobs_submit(&blocked[i]);
+	}
+	submit_all();
+	while (finished < JOBS)
+		usleep(1000);
+	check_all();
+	cr_assert_eq(slow_ones, 0);
+	for (unsigned i = 0; i < 5; i++)
+		sem_post(&gate);
+	jobs_stop();
+	cr_assert_eq(slow_ones, 5);
 	cr_assert_eq(jobs_pending(), 0);
 }
 
