@@ -113,7 +113,7 @@ class Proxy:
                 "Configuration successful" in self.log() or "debug = " not in self.text or ports or paths)
         until(check, 20, "proxy listens")
         silent = re.search(r"(?mi)^foreground\s*=\s*quiet", self.text)
-        if not silent and re.findall(r"(?mi)^debug\s*=\s*(\S+)", self.text)[-1:] in (["debug"], ["info"]):
+        if not silent and re.findall(r"(?mi)^debug\s*=\s*(?:\w+\.)?(\w+)", self.text)[-1:] in (["debug"], ["info"]):
             self.wait_log("Accepting new connections")
         self.settle()
 

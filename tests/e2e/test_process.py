@@ -16,6 +16,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 
 import pytest
 
@@ -363,24 +364,44 @@ def test_the_umask_is_kept(bench, pki, open_dir):
     assert proxy.lines("Created pid file")
 
 
+class Syslog(threading.Thread):
+    """Reads what comes, at once: a log that nobody reads holds up whoever writes to it."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(path)
+        self.lines = []
+        self.start()
+
+    def run(self):
+        while True:
+            line = self.sock.recv(4096).decode()
+            if not line:
+                return
+            self.lines.append(line)
+
+    def wait(self, pattern):
+        until(lambda: any(re.search(pattern, line) for line in self.lines), what=f"{pattern} in {self.lines}")
+
+    def close(self):
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.join()
+        self.sock.close()
+
+
 def test_syslog_is_reached_from_the_jail(bench, pki, open_dir):
     """The socket is outside: connected before. In a mount namespace, where /dev/log is ours."""
     path = os.path.join(open_dir, "log.sock")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(path)
-        sock.settimeout(20 * SLOW)
-        script = ('mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && ln -s "$0" /dev/log '
-                  '&& exec "$@"')
-        proxy = pair(bench, pki, f"chroot = {open_dir}/jail\nsetuid = nobody\nservice = here",
-                     env=IN_JAIL, preamble="foreground = yes\nsyslog = yes\ndebug = local3.debug\n", prefix=("unshare", "-m", "sh", "-c", script, path))
-        lines = []
-        while not any("Accepting new connections" in line for line in lines):
-            lines.append(sock.recv(4096).decode())
-        assert re.match(r"<158>.* here: LOG6\[main\]: Accepting new connections", lines[-1]), lines[-1]
-        inside(f"{open_dir}/jail", proxy.config)
-        proxy.send_signal(signal.SIGHUP)  # fails, which is logged: the old connection is still there
-        while "Failed to reload" not in lines[-1]:
-            lines.append(sock.recv(4096).decode())
+    log = bench.keep(Syslog(path))
+    script = ('mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && ln -s "$0" /dev/log '
+              '&& exec "$@"')
+    proxy = pair(bench, pki, f"chroot = {open_dir}/jail\nsetuid = nobody\nservice = here",
+                 env=IN_JAIL, preamble="foreground = yes\nsyslog = yes\ndebug = local3.debug\n", prefix=("unshare", "-m", "sh", "-c", script, path))
+    log.wait(r"^<158>.* here: LOG6\[main\]: Accepting new connections")
+    inside(f"{open_dir}/jail", proxy.config)
+    proxy.send_signal(signal.SIGHUP)  # fails, which is logged: the old connection is still there
+    log.wait("Failed to reload")
 
 
 # --- Unix sockets ---
