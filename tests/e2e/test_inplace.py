@@ -384,7 +384,7 @@ def test_sessions_of_the_client(bench, pki, version, at_rest):
             sock.sendall(data)
             assert read_exactly(sock, len(data)) == data
         proxy.wait_idle()
-    assert len(proxy.lines("TLS connected: previous session reused")) == 2
+    assert len(proxy.wait_log("TLS connected: previous session reused", 2)) == 2
 
 
 # --- how streams end: the same with both engines ---

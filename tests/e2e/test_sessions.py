@@ -554,7 +554,7 @@ def test_persistence_with_names_looked_up_each_time(bench, store):
 @pytest.mark.san
 @VERSIONS
 def test_persistence_with_unix_sockets(bench, tmp_path, version):
-    places = [str(tmp_path / "one.sock"), f"@two-{bench.ports()}"]
+    places = [str(tmp_path / "one.sock"), f"@{tmp_path}"]
     for i, place in enumerate(places):
         bench.server(name(f"<{i}>"), place)
     proxy = several(bench, places, "failover = rr")
