@@ -18,6 +18,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { NOT_FOUND = 127 }; /* exit code of ld.so and of shells */
+
 /* The two ends of what the child talks through. */
 struct ends {
 	int ours, childs;
@@ -95,6 +97,7 @@ static int start(struct child *s, int fd)
 		error = -errno;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	s->exec_error = exec_error;
+	s->lacks_loader = exec_error == -ENOENT && access(s->program, F_OK) == 0;
 	return error;
 }
 
@@ -127,5 +130,9 @@ void child_reap(void)
 			           sigabbrev_np(WTERMSIG(status)) ? sigabbrev_np(WTERMSIG(status)) : "RT");
 		else
 			log_global(LOG_INFO, "Child process %d finished with code %d", (int)pid, WEXITSTATUS(status));
+		if (WIFEXITED(status) && WEXITSTATUS(status) == NOT_FOUND)
+			log_global(LOG_NOTICE,
+			           "Child process %d has not found a library (ld.so says so) or a command (a shell does)",
+			           (int)pid);
 	}
 }

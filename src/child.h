@@ -20,9 +20,10 @@ struct child {
 
 	/* what came of it */
 	pid_t pid;
-	int fd;           /* our end, close-on-exec; a terminal's is O_NONBLOCK too. -1: there is none */
-	int exec_error;   /* -errno: the program could not be run, and the child has ended with status 1 */
-	const char *what; /* the call that failed */
+	int fd;            /* our end, close-on-exec; a terminal's is O_NONBLOCK too. -1: there is none */
+	int exec_error;    /* -errno: the program could not be run, and the child has ended with status 1 */
+	bool lacks_loader; /* for the program is there, and its interpreter or loader is not */
+	const char *what;  /* the call that failed */
 	char tty[CHILD_TTY_MAX];
 };
 

@@ -119,6 +119,7 @@ const struct config_note config_notes[] = {
          "A section with `exec` and `connect` but no `accept` starts the program when the proxy starts: what the program says "
          "goes to `connect`. "
          "With `transparent = source` a library is loaded into the program that lets getpeername(2) tell the client's address. "
+         "In a `chroot` the program must be inside with all that it needs, that library too, under its path outside. "
          "The program is not killed when the connection ends: it reads the end of its input."},
 	{"execArgs",
          "Words with white space between them, the first of which is the name that the program is told; there is no quoting. "
@@ -186,7 +187,8 @@ const struct config_note config_notes[] = {
          "In TLS 1.2 only cipher suites with a pre-shared key are left then, and in TLS 1.3 only those with SHA-256. "
          "The file is read at start and at each reload; keys that are gone take their sessions along."},
 	{"pty", "Instead of a socket the program gets a new terminal, which is nobody's controlling one. "
-                "The connection ends in both directions when either does."},
+                "The connection ends in both directions when either does. "
+                "In a `chroot` there must be the device /dev/ptmx and devpts on /dev/pts."},
 	{"redirect", "Clients without a certificate, or with one that fails a check, are let in and connected to this address "
                      "instead of `connect`, "
                      "however often they resume their session. Several addresses are taken as `failover` says."},

@@ -71,13 +71,17 @@ static void look_at_secret(struct doctor *d, const char *who, const char *option
 /* Run for each connection, by whoever the process is by then. */
 static void look_at_program(struct doctor *d, const struct section *s)
 {
-	int error = access_later(d, s->exec, X_OK);
+	const char *root = d->config->global.chroot ? d->config->global.chroot : "";
+	char at[PATH_MAX];
+	int error;
 
+	snprintf(at, sizeof(at), "%s%s", root, s->exec);
+	error = access_later(d, at, X_OK);
 	if (!error) {
-		finding(d, VERDICT_OK, "%s: exec = %s", s->name, s->exec);
+		finding(d, VERDICT_OK, "%s: exec = %s", s->name, at);
 		return;
 	}
-	finding(d, VERDICT_PROBLEM, "%s: exec = %s: user %u cannot run it: %s", s->name, s->exec, d->user, strerror(-error));
+	finding(d, VERDICT_PROBLEM, "%s: exec = %s: user %u cannot run it: %s", s->name, at, d->user, strerror(-error));
 	remedy(d, "install the program, mend the path, or chmod +x");
 }
 
@@ -109,7 +113,7 @@ static void look_at_section(struct doctor *d, const struct section *s)
 		look_at_readable(d, s->name, "CRLfile", s->crl_file);
 	if (s->crl_path)
 		look_at_readable(d, s->name, "CRLpath", s->crl_path);
-	if (s->exec && !d->config->global.chroot)
+	if (s->exec)
 		look_at_program(d, s);
 }
 

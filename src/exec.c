@@ -38,7 +38,7 @@ struct exec {
 	char **environment;
 };
 
-static char preload[PATH_MAX];
+static char preload[PATH_MAX]; /* "": programs would not find it */
 
 void exec_find_preload(void)
 {
@@ -52,6 +52,31 @@ void exec_find_preload(void)
 		strcpy(name + 1, PRELOAD_FILE);
 	if (!name || access(preload, R_OK) < 0)
 		strcpy(preload, LIBDIR "/tlsplice/" PRELOAD_FILE);
+}
+
+/* What a section's program will not find now that the root is another. */
+static void look_in_jail(const struct section *s)
+{
+	if (access(s->exec, X_OK) < 0)
+		log_global(LOG_WARNING, "Service [%s]: exec %s: not in the chroot directory: %s (%d)", s->name, s->exec,
+		           strerror(errno), errno);
+	if (s->pty && access("/dev/ptmx", R_OK | W_OK) < 0)
+		log_global(LOG_WARNING, "Service [%s]: pty needs /dev/ptmx and /dev/pts in the chroot directory: %s (%d)",
+		           s->name, strerror(errno), errno);
+	if (section_keeps_source(s) && !preload[0])
+		log_global(LOG_WARNING,
+		           "Service [%s]: " PRELOAD_FILE " is not in the chroot directory: getpeername(2) will not tell "
+		           "programs who their client is",
+		           s->name);
+}
+
+void exec_look_in_jail(const struct config *config)
+{
+	if (access(preload, R_OK) < 0)
+		preload[0] = '\0';
+	for (const struct section *s = config->sections; s; s = s->next)
+		if (s->exec)
+			look_in_jail(s);
 }
 
 /* --- the environment ------------------------------------------------------------------------------------------------------------------ */
@@ -82,7 +107,7 @@ static bool put_peer(struct exec *x, const struct conn *c)
 		snprintf(port, sizeof(port), "%u", ntohs(peer->in6.sin6_port));
 	}
 	return put(x, "REMOTE_HOST", host) && put(x, "REMOTE_PORT", port) &&
-	       (!section_keeps_source(c->service->conf) || put(x, "LD_PRELOAD", preload));
+	       (!section_keeps_source(c->service->conf) || !preload[0] || put(x, "LD_PRELOAD", preload));
 }
 
 struct names {
@@ -237,6 +262,9 @@ static void started(struct conn *c, struct end *e, const struct exec *x)
 	conn_log(c, LOG_INFO, "Local mode child started (PID=%d)", (int)s->pid);
 	if (s->exec_error)
 		conn_log(c, LOG_ERR, "exec %s: %s (%d)", s->program, strerror(-s->exec_error), -s->exec_error);
+	if (s->lacks_loader)
+		conn_log(c, LOG_ERR, "exec %s: the file is there, but not the interpreter or loader (ld.so) that it asks for",
+		         s->program);
 }
 
 static void run(struct conn *c, struct end *e)

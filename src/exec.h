@@ -18,4 +18,7 @@ void exec_abandon(struct exec **slot);
 /* Where the library is that tells programs their client's address: to be found out before chroot(2). */
 void exec_find_preload(void);
 
+/* After chroot(2): warns of what programs need and is not there. Programs are pointed to that library if it is in the jail too, under the same path. */
+void exec_look_in_jail(const struct config *config);
+
 #endif

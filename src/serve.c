@@ -39,7 +39,7 @@
 #include <unistd.h>
 
 enum {
-	JOB_THREADS = 5, /* four of them may wait for name servers */
+	JOB_THREADS = 5,  /* four of them may wait for name servers */
 	INETD_FAILED = 2, /* exit status with `inetdStatus = yes` */
 	WORKERS_MAX = 1024,
 	DRAIN_LOOK_MS = 50, /* how often a drain looks whether it is over */
@@ -478,6 +478,7 @@ static bool drop_privileges(void)
 		return false;
 	process_protect();
 	if (g->chroot) { /* what is watched is what will be loaded */
+		exec_look_in_jail(server.current->config);
 		watch_free(server.watch);
 		server.watch = renew_watch(server.current->config);
 	}

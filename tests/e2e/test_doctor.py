@@ -8,6 +8,7 @@ import os
 import pathlib
 import pwd
 import re
+import shutil
 import subprocess
 import tempfile
 
@@ -133,6 +134,13 @@ def test_chroot_and_its_files(visit, tmp_path, need):
 def test_program_that_cannot_be_run(visit):
     visit("exec = /nonexistent/program").says("problem", "exec = /nonexistent/program: user .* cannot run it: No such file", "mend the path")
     assert visit("exec = /bin/cat").status == 0
+
+
+def test_program_in_a_jail(visit, tmp_path):
+    visit("exec = /bin/cat", head=f"chroot = {tmp_path}").says("problem", f"exec = {tmp_path}/bin/cat: user .* cannot run it: No such file", "mend the path")
+    (tmp_path / "bin").mkdir()
+    shutil.copy("/bin/cat", tmp_path / "bin")
+    assert visit("exec = /bin/cat", head=f"chroot = {tmp_path}").status == 0
 
 
 def test_port_that_needs_a_privilege(visit, need, tmp_path):
