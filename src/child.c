@@ -46,7 +46,7 @@ static int open_terminal(struct child *s, struct ends *ends)
 	if (ends->ours >= 0 && unlockpt(ends->ours) == 0)
 		ends->childs = ioctl(ends->ours, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (ends->childs >= 0)
-		return ptsname_r(ends->ours, s->tty, sizeof(s->tty));
+		return -ptsname_r(ends->ours, s->tty, sizeof(s->tty));
 	return -errno;
 }
 

@@ -91,18 +91,18 @@ static bool put(struct exec *x, const char *name, const char *value)
 	return asprintf(&x->own[i], "%s=%s", name, value) >= 0 || (x->own[i] = NULL);
 }
 
-/* Who the client is. A client that has no address is told nothing of. */
+/* Who the client is. Nothing is told of one that has no address, or none any more; on a Unix socket it is of this machine. */
 static bool put_peer(struct exec *x, const struct conn *c)
 {
 	char host[INET6_ADDRSTRLEN] = "localhost", port[8] = "";
 	const struct addr *peer = &c->peer;
 
-	if (c->runner || c->front.file)
+	if (!peer->len)
 		return true;
-	if (peer->sa.sa_family == AF_INET && peer->len) {
+	if (peer->sa.sa_family == AF_INET) {
 		inet_ntop(AF_INET, &peer->in.sin_addr, host, sizeof(host));
 		snprintf(port, sizeof(port), "%u", ntohs(peer->in.sin_port));
-	} else if (peer->sa.sa_family == AF_INET6 && peer->len) {
+	} else if (peer->sa.sa_family == AF_INET6) {
 		inet_ntop(AF_INET6, &peer->in6.sin6_addr, host, sizeof(host));
 		snprintf(port, sizeof(port), "%u", ntohs(peer->in6.sin6_port));
 	}
@@ -123,13 +123,13 @@ static void get_names(void *arg)
 	n->ok = tls_peer_names(n->tls, &n->subject, &n->issuer);
 }
 
-/* Whose certificate the client has shown. */
+/* Whose certificate the client has shown, if TLS is up by now. */
 static bool put_names(struct exec *x, struct conn *c)
 {
 	struct names n = {.tls = &c->tls};
 	bool ok;
 
-	if (c->runner || !c->tls.ssl)
+	if (!c->tls.ssl)
 		return true;
 	conn_call(c, get_names, &n);
 	ok = n.ok && (!n.subject || (put(x, "SSL_CLIENT_DN", n.subject) && put(x, "SSL_CLIENT_I_DN", n.issuer)));

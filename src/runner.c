@@ -36,12 +36,13 @@ static void retire(struct runner *r)
 /* After `retry` milliseconds once more, unless the section wants it once only. */
 static void go_on(struct runner *r, const char *id)
 {
-	const struct section *conf = r->service->conf;
+	const struct section *conf;
 
-	if (r->retired || conf->retry_ms < 0) {
+	if (r->retired || r->service->conf->retry_ms < 0) { /* a retired one's service may be gone */
 		runner_free(r);
 		return;
 	}
+	conf = r->service->conf;
 	if (conf->debug >= LOG_INFO)
 		log_write(LOG_INFO, id, "Retrying an exec+connect section");
 	if (timer_arm(&r->worker->timers, &r->timer, ring_now_ms(r->worker->ring) + (uint64_t)conf->retry_ms) == 0)

@@ -7,7 +7,9 @@
 import os
 import re
 import signal
+import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -222,6 +224,19 @@ def test_a_client_without_an_address(bench, tmp_path):
     path = str(tmp_path / "sock")
     programs(bench, f"accept = {path}\nexec = {WHO}\ntransparent = source")
     assert who(path)["peer"][0] == "0: family 1"
+
+
+def test_a_client_that_is_gone_is_nobody(bench):
+    """Its address cannot be had any more, and that does not make it one of this machine."""
+    proxy = programs(bench, "client = yes\nexec = /bin/sh\nexecArgs = sh -c env${IFS}>&2")
+    proxy.send_signal(signal.SIGSTOP)
+    sock = connect(proxy.at[0])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    proxy.send_signal(signal.SIGCONT)
+    proxy.wait_log("^PWD=")
+    proxy.wait_log("Child process .* finished")
+    assert not proxy.lines("^REMOTE_")
 
 
 # --- the sandbox ---
@@ -509,6 +524,27 @@ def test_renewed_certificates_do_not_start_it_anew(bench, tmp_path):
     os.kill(children(proxy.pid)[0], signal.SIGTERM)
     until(lambda: server.accepted == 2, what="the repetition")
     proxy.expect_open = True
+
+
+@pytest.mark.san
+def test_a_reload_after_renewed_certificates(bench, tmp_path):
+    """The program outlives two generations: that of its connection, and the one that had nothing of it but its runner."""
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(open(bench.pki.ec_pem, "rb").read())
+    server = bench.server(lambda sock, _server: read_all(sock), context=server_context(bench.pki.ec_pem))
+    proxy = bench.proxy(f"[r]\nclient = yes\nconnect = 127.0.0.1:{server.port}\nexec = /bin/cat\nretry = 10\n"
+                        f"[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\ncert = {pem}\ncertReload = yes\n")
+    until(lambda: server.accepted == 1, what="the program's connection")
+    before = children(proxy.pid)[0]
+    pem.write_bytes(open(bench.pki.rsa_pem, "rb").read())
+    proxy.wait_log(r"Service \[s\]: changed files of certificates loaded")
+    proxy.expect_open = True
+    assert proxy.hup()
+    until(lambda: server.accepted == 2, what="the new configuration's program")
+    os.kill(before, signal.SIGTERM)
+    proxy.wait_log(r"LOG7\[0_0\]: Service \[r\] finished")
+    time.sleep(0.2)
+    assert server.accepted == 2
 
 
 def test_unique_ids_have_numbers_too(bench):
