@@ -265,14 +265,23 @@ static bool keep(struct listening *l, const struct section *s, const struct addr
 
 		if (!b->owner && !b->passed && addr_equal(&b->wanted, addr)) {
 			b->owner = s;
-			for (unsigned w = 0; w < l->workers; w++) {
-				be_transparent(s, b->listener[w]->fd, addr);
-				sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, b->listener[w]->fd, NULL, s->debug);
-			}
 			return true;
 		}
 	}
 	return false;
+}
+
+/* A socket that stays gets the options of the section that has it now: not before the configuration is in force. */
+static void adjust(const struct listening *l, const struct bound *b)
+{
+	const struct section *s = b->owner;
+	unsigned sockets = b->passed ? 1 : l->workers; /* else the others are copies */
+
+	for (unsigned w = 0; w < sockets; w++) {
+		if (!b->passed)
+			be_transparent(s, b->listener[w]->fd, &b->wanted);
+		sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, b->listener[w]->fd, NULL, s->debug);
+	}
 }
 
 /* --- sockets that systemd has opened ---------------------------------------------------------------------------------------------------- */
@@ -324,7 +333,6 @@ static bool use_passed(struct listening *l, const struct section *s, unsigned n)
 
 		if (b->passed == n + 1) {
 			b->owner = s;
-			sockopts_apply(&s->socket[SOCK_ACCEPT], SOCK_ACCEPT, activation_socket(n), NULL, s->debug);
 			return true;
 		}
 	}
@@ -407,6 +415,12 @@ void listening_commit(struct listening *l, struct generation *g, struct worker *
 {
 	struct change change = {.listening = l};
 
+	list_each(it, next, &l->bound) {
+		const struct bound *b = container_of(it, struct bound, link);
+
+		if (b->owner && !b->fresh)
+			adjust(l, b);
+	}
 	for (unsigned w = 0; w < l->workers; w++) {
 		change.set = &g->sets[w];
 		worker_ask(&workers[w], change_over, &change);

@@ -352,7 +352,7 @@ def in_a_row(bench, count, threads=4):
     assert not errors, errors[:3]
     until(lambda: not children(proxy.pid), what="every child is reaped")
     until(lambda: len(proxy.lines(r"Child process \d+ finished with code 0")) == 20 + count, what="a line for each child")
-    assert len(proxy.lines("Connection closed: 3 byte")) == 20 + count
+    until(lambda: len(proxy.lines("Connection closed: 3 byte")) == 20 + count, what="a line for each connection")
     proxy.wait_idle()
     return proxy.rss_kib() - before
 

@@ -202,6 +202,37 @@ Test(listen, an_address_in_use_changes_nothing)
 	cr_assert(is_served(dial_address(taken)));
 }
 
+static bool keeps_alive(int fd)
+{
+	socklen_t len = sizeof(int);
+	int value = 0;
+
+	cr_assert_eq(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, &len), 0);
+	return value;
+}
+
+static struct generation *with_option(const char *option, const char *a, const char *b)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text), "cert = %s\nconnect = 127.0.0.1:9\n%s\n[a]\naccept = %s\n[b]\naccept = %s\n", scratch("a.pem"), option, a, b);
+	return generation(load_good(text));
+}
+
+Test(listen, options_of_a_socket_that_stays_change_with_the_configuration_in_force)
+{
+	const char *a = free_address(), *b = free_address();
+	int fd;
+
+	cr_assert(put_in_force(with_option("", a, b)));
+	fd = list_first(&workers[0].listeners, struct listener, link)->fd;
+	cr_assert_not(keeps_alive(fd));
+	cr_assert_not(put_in_force(with_option("socket = a:SO_KEEPALIVE=1", a, a)));
+	cr_assert_not(keeps_alive(fd), "a reload that failed has changed it");
+	cr_assert(put_in_force(with_option("socket = a:SO_KEEPALIVE=1", a, b)));
+	cr_assert(keeps_alive(fd));
+}
+
 Test(listen, the_same_address_twice)
 {
 	const char *a = free_address();
