@@ -182,6 +182,8 @@ int pid_file_create(const char *path)
 		error = -errno;
 	if (fd >= 0)
 		close(fd);
+	if (fd >= 0 && error)
+		unlink(path);
 	if (error)
 		log_global(LOG_ERR, "Cannot create pid file %s: %s (%d)", path, strerror(-error), -error);
 	else

@@ -11,12 +11,12 @@
 #include "ring.h"
 #include "ring_probe.h"
 #include "transparent.h"
+#include "worker.h"
 
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <pwd.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -24,10 +24,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum {
-	CLIENTS_FEW = 1000, /* fewer than this are seldom meant */
-	RINGS_MAX = 1024,
-};
+enum { CLIENTS_FEW = 1000 }; /* fewer than this are seldom meant */
 
 /* --- the report --------------------------------------------------------------------------------------------------------------------- */
 
@@ -76,22 +73,12 @@ static void look_at_ring(struct doctor *d)
 	}
 }
 
-static unsigned workers_of(const struct config *config)
-{
-	unsigned n = (unsigned)config->global.workers;
-	cpu_set_t cpus;
-
-	if (n == 0)
-		n = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 1;
-	return n < RINGS_MAX ? n : RINGS_MAX;
-}
-
 /* As many rings as there will be workers, at once: some kernels count them as locked memory. */
 static void look_at_memlock(struct doctor *d)
 {
-	static struct ring *rings[RINGS_MAX];
-	static struct bufs bufs[RINGS_MAX];
-	unsigned wanted = workers_of(d->config), made = 0;
+	static struct ring *rings[WORKERS_MAX];
+	static struct bufs bufs[WORKERS_MAX];
+	unsigned wanted = workers_wanted(d->config), made = 0;
 	struct rlimit limit = {0};
 	int error = 0;
 
@@ -99,7 +86,7 @@ static void look_at_memlock(struct doctor *d)
 		made++;
 	for (unsigned i = 0; i < made; i++)
 		ring_close(rings[i]);
-	for (unsigned i = 0; i <= made && i < RINGS_MAX; i++)
+	for (unsigned i = 0; i <= made && i < WORKERS_MAX; i++)
 		bufs_free(&bufs[i]);
 	getrlimit(RLIMIT_MEMLOCK, &limit);
 	if (made == wanted) {

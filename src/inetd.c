@@ -97,20 +97,12 @@ void inetd_start(struct worker *w)
 	worker_ask(w, begin, NULL);
 }
 
-static void stop(struct worker *w, struct message *message)
-{
-	(void)message;
-	worker_stop(w);
-}
-
 int inetd_wait(struct worker *w, int signal_fd)
 {
-	static struct message message = {.deliver = stop};
 	struct pollfd fds[] = {{.fd = ended_fd, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN}};
 	struct signalfd_siginfo info;
 	int signal = 0;
 
-	list_init(&message.link);
 	while (!(fds[0].revents & POLLIN)) {
 		poll(fds, 2, -1);
 		if (!(fds[1].revents & POLLIN) || read(signal_fd, &info, sizeof(info)) != sizeof(info))
@@ -120,7 +112,7 @@ int inetd_wait(struct worker *w, int signal_fd)
 		if (info.ssi_signo == SIGCHLD || signal)
 			continue;
 		signal = (int)info.ssi_signo;
-		worker_post(w, &message);
+		worker_post_stop(w);
 	}
 	worker_join(w);
 	child_reap();

@@ -162,7 +162,8 @@ static void bound_free(struct bound *b)
 	struct stat st;
 
 	list_remove(&b->link);
-	if (!b->passed && has_file(&b->wanted) && lstat(b->wanted.un.sun_path, &st) == 0 && st.st_dev == b->device && st.st_ino == b->inode)
+	if (!b->passed && has_file(&b->wanted) && lstat(b->wanted.un.sun_path, &st) == 0 && st.st_dev == b->device &&
+	    st.st_ino == b->inode)
 		unlink(b->wanted.un.sun_path);
 	free(b);
 }

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -236,6 +237,11 @@ void worker_post(struct worker *w, struct message *m)
 		log_global(LOG_ERR, "eventfd: %s", strerror(errno));
 }
 
+void worker_post_stop(struct worker *w)
+{
+	worker_post(w, &w->stop);
+}
+
 /* A message whose sender waits. */
 struct question {
 	struct message message;
@@ -309,6 +315,24 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
+unsigned workers_wanted(const struct config *config)
+{
+	unsigned n = (unsigned)config->global.workers;
+	cpu_set_t cpus;
+
+	if (config->inetd)
+		return 1;
+	if (n == 0)
+		n = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 1;
+	return n < WORKERS_MAX ? n : WORKERS_MAX;
+}
+
+static void stop(struct worker *w, struct message *message)
+{
+	(void)message;
+	worker_stop(w);
+}
+
 struct worker *workers_new(unsigned count)
 {
 	struct worker *workers = calloc(count, sizeof(*workers));
@@ -324,6 +348,8 @@ struct worker *workers_new(unsigned count)
 		list_init(&w->staplers);
 		list_init(&w->runners);
 		list_init(&w->mail);
+		list_init(&w->stop.link);
+		w->stop.deliver = stop;
 		pthread_mutex_init(&w->mail_lock, NULL);
 	}
 	return workers;

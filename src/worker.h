@@ -35,6 +35,8 @@ struct message {
 	void (*deliver)(struct worker *worker, struct message *message);
 };
 
+enum { WORKERS_MAX = 1024 };
+
 enum worker_stage {
 	WORKER_SERVING,
 	WORKER_DRAINING, /* no listeners; ends with the last connection */
@@ -62,12 +64,16 @@ struct worker {
 	pthread_t thread;
 	pthread_mutex_t mail_lock;
 	struct list mail; /* struct message, under mail_lock */
+	struct message stop;
 	int mail_fd;      /* eventfd */
 	struct ring_op mail_op;
 	void (*ended)(struct worker *worker); /* called on its thread when it has no more to do; NULL: nobody asks */
 	int error; /* why the worker could not start: -errno, set before ready */
 	pthread_barrier_t *ready;
 };
+
+/* How many a configuration wants. */
+unsigned workers_wanted(const struct config *config);
 
 /* Makes workers without starting them. Returns NULL when there is no memory. */
 struct worker *workers_new(unsigned count);
@@ -86,6 +92,9 @@ void workers_free(struct worker *workers, unsigned count);
 
 /* Delivers a message on the worker's thread. */
 void worker_post(struct worker *worker, struct message *message);
+
+/* worker_stop() from another thread; once for each. */
+void worker_post_stop(struct worker *worker);
 
 /* Posts and waits until it was delivered. For the main thread. */
 void worker_ask(struct worker *worker, void (*deliver)(struct worker *worker, void *arg), void *arg);

@@ -363,6 +363,19 @@ def test_the_end_comes_during_a_lookup(bench, faults, number):
 
 @pytest.mark.ours
 @pytest.mark.nosan
+def test_inetd_dies_by_its_signal_during_a_lookup(bench, faults, tmp_path):
+    config = tmp_path / "inetd.conf"
+    config.write_text(f"syslog = no\nclient = yes\ndelay = yes\nconnect = localhost:{bench.ports()}\n")
+    process = subprocess.Popen([BINARY, str(config)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=dict(os.environ, **faults.env))
+    faults.lookups_take(60000)
+    until(lambda: faults.lookups() >= 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20 * SLOW) == -signal.SIGTERM
+    process.stdin.close()
+
+
+@pytest.mark.ours
+@pytest.mark.nosan
 def test_a_reload_comes_during_a_lookup(bench, faults):
     proxy = lookup_proxy(bench, faults)
     faults.lookups_take(1500)

@@ -100,6 +100,16 @@ def test_a_new_accept_that_cannot_be_bound_changes_nothing(bench, pki):
     bench.client(proxy.port).ping()
 
 
+@pytest.mark.ours
+@pytest.mark.san
+def test_a_configuration_without_sections_changes_nothing(bench):
+    """It is one for inetd: nobody would listen any more."""
+    proxy = bench.tls_server()
+    assert not proxy.hup("client = yes\nconnect = 127.0.0.1:1\n")
+    proxy.wait_log(r"LOG3\[main\]: A configuration without sections needs a restart")
+    bench.client(proxy.port).ping()
+
+
 @pytest.mark.san
 def test_reload_says_so(bench):
     proxy = bench.tls_server()
@@ -359,7 +369,7 @@ def test_output_that_cannot_be_opened(bench, pki, tmp_path):
 def test_pid_file_that_cannot_be_written(bench, pki, tmp_path):
     out = bench.refused(f"pid = {tmp_path}/no/such/dir/pid\n[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 127.0.0.1:1\n"
                         f"cert = {pki.ec_pem}\n")
-    assert f"{tmp_path}/no/such/dir/pid" in out
+    assert f"Cannot create pid file {tmp_path}/no/such/dir/pid" in out and "Cannot remove" not in out
 
 
 @pytest.mark.ours

@@ -33,20 +33,10 @@ static void up(void)
 	listening_init(&listening, WORKERS);
 }
 
-static void stop(struct worker *w, struct message *message)
-{
-	free(message);
-	worker_stop(w);
-}
-
 static void down(void)
 {
 	for (unsigned w = 0; w < WORKERS; w++) {
-		struct message *m = calloc(1, sizeof(*m));
-
-		list_init(&m->link);
-		m->deliver = stop;
-		worker_post(&workers[w], m);
+		worker_post_stop(&workers[w]);
 		worker_join(&workers[w]);
 	}
 	listening_end(&listening);
