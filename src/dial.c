@@ -18,13 +18,13 @@ static const struct addr_list *addresses(struct conn *c, struct addr_list *mine)
 {
 	const struct texts *names = c->upstream->names;
 	const struct lookup_names wanted = {.names = (const char *const *)names->texts, .count = names->count};
-	int error;
+	struct lookup_failure failure;
 
 	if (!c->upstream->delay)
 		return &c->upstream->addrs;
-	lookup_await(&c->lookup, c->worker, &c->wait, &wanted, mine, &error);
-	if (error)
-		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", names->texts[0], gai_strerror(error));
+	lookup_await(&c->lookup, c->worker, &c->wait, &wanted, mine, &failure);
+	if (failure.error)
+		conn_log(c, LOG_ERR, "Error resolving \"%s\": %s", names->texts[failure.name], gai_strerror(failure.error));
 	return mine;
 }
 

@@ -69,15 +69,16 @@ static int look_up(struct fetch *f, const char *target, struct addr_list *list)
 {
 	struct number number = {.target = target};
 	struct lookup_names names = {.names = &target, .count = 1, .background = f->background};
-	int wrong, error;
+	struct lookup_failure failure;
+	int error;
 
 	coro_call(resolve_number, &number);
 	*list = number.list;
 	if (list->count)
 		return 0;
-	error = lookup_await(f->lookup, f->worker, f->wait, &names, list, &wrong);
-	if (wrong)
-		fetch_log(f, LOG_ERR, "Error resolving \"%s\": %s", target, gai_strerror(wrong));
+	error = lookup_await(f->lookup, f->worker, f->wait, &names, list, &failure);
+	if (failure.error)
+		fetch_log(f, LOG_ERR, "Error resolving \"%s\": %s", target, gai_strerror(failure.error));
 	return f->expired ? -ETIMEDOUT : error;
 }
 

@@ -20,7 +20,7 @@ struct lookup {
 	struct ring_wait *wait; /* NULL: abandoned */
 	atomic_bool abandoned;  /* the same, for the pool's thread */
 	struct addr_list addrs;
-	int error; /* EAI_ code of the last name that could not be resolved */
+	struct lookup_failure failure;
 	size_t count;
 	char *names[]; /* copies: the configuration may be gone before the lookup */
 };
@@ -42,7 +42,7 @@ static void lookup_work(struct job *job)
 		int error = addr_resolve(l->names[i], ADDR_ACTIVE, &l->addrs);
 
 		if (error)
-			l->error = error;
+			l->failure = (struct lookup_failure){.error = error, .name = i};
 	}
 }
 
@@ -101,11 +101,11 @@ void lookup_abandon(struct lookup **slot)
 }
 
 int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const struct lookup_names *names,
-                 struct addr_list *list, int *error)
+                 struct addr_list *list, struct lookup_failure *failure)
 {
 	struct lookup *l = lookup_new(worker, wait, names);
 
-	*error = 0;
+	*failure = (struct lookup_failure){0};
 	if (!l)
 		return -ENOMEM;
 	*slot = l;
@@ -115,7 +115,7 @@ int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *
 	if (wait->result.res < 0)
 		return wait->result.res; /* abandoned: the lookup is no longer ours */
 	*slot = NULL;
-	*error = l->error;
+	*failure = l->failure;
 	*list = l->addrs;
 	l->addrs = (struct addr_list){0};
 	lookup_free(l);

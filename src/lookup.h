@@ -18,13 +18,19 @@ struct lookup_names {
 	bool background; /* no connection waits for it, and none is to wait because of it */
 };
 
+/* The last name that could not be resolved. */
+struct lookup_failure {
+	int error;   /* EAI_ code; 0: there is none */
+	size_t name; /* its number */
+};
+
 /*
  * Suspends the running coroutine until the names (as addr_resolve() reads them, ADDR_ACTIVE) are looked up, and puts what was found into `list`, which is empty.
- * While it waits, *slot is the lookup; `wait` is the coroutine's. *error: the EAI_ code of the last name that could not be resolved, or 0.
+ * While it waits, *slot is the lookup; `wait` is the coroutine's.
  * Returns 0, -ENOMEM, or -ECANCELED after lookup_abandon(). The names are copied.
  */
 int lookup_await(struct lookup **slot, struct worker *worker, struct ring_wait *wait, const struct lookup_names *names,
-                 struct addr_list *list, int *error);
+                 struct addr_list *list, struct lookup_failure *failure);
 
 /* Ends the wait of the coroutine, which runs at once; a lookup that goes on will find nobody waiting. */
 void lookup_abandon(struct lookup **slot);

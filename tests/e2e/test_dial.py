@@ -107,6 +107,14 @@ def test_delayed_lookup(bench):
     bench.client(proxy.port).ping()
 
 
+def test_a_delayed_lookup_that_fails_says_of_which_name(bench):
+    """The other one is tried."""
+    proxy = bench.tls_server("delay = yes\nconnect = no-such-host.invalid:1")
+    bench.client(proxy.port).ping()
+    proxy.wait_log(r'LOG3\[0\]: Error resolving "no-such-host\.invalid:1": ')
+
+
+
 @pytest.mark.parametrize("target", ["no-such-host.invalid:443", "127.0.0.1:no-such-service"])
 def test_accept_that_cannot_be_resolved(bench, target):
     said = bench.refused(f"[s]\naccept = {target}\nconnect = 127.0.0.1:1\ncert = {bench.pki.ec_pem}\n")
