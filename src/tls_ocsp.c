@@ -4,7 +4,6 @@
  */
 #include "tls_ocsp.h"
 
-#include "log.h"
 #include "ocsp.h"
 #include "ocsp_http.h"
 #include "tls_context.h"
@@ -17,13 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define tls_log(tls, level, ...) ((void)((tls)->section->debug >= (level) && (log_write((level), (tls)->log_id, __VA_ARGS__), 0)))
-
 /* A question about one certificate. */
 struct inquiry {
 	struct tls *tls;
 	struct ocsp_subject subject;
-	bool asked;     /* a responder was asked, or a stapled response decided */
+	bool asked;     /* a responder */
 	bool cancelled; /* the connection is ending: no further question */
 };
 
@@ -218,6 +215,9 @@ bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx)
 		tls_log(tls, LOG_DEBUG, "OCSP: Waiting for OCSP stapling response");
 		return true;
 	}
+	/* What is let pass for `redirect` alone is anybody's, and so are the URLs in it. */
+	if (tls->rejected)
+		return true;
 	if (!inquiry_begin(&q, tls, X509_STORE_CTX_get0_chain(ctx), depth, X509_STORE_CTX_get0_store(ctx)))
 		return true;
 	status = ask_responders(&q, depth);

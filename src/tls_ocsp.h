@@ -13,7 +13,8 @@
 
 /*
  * For the verify callback of a section with verifyChain, about the certificate at hand, which all other checks have passed. Returns false, with the error
- * set in `ctx`, when it is not to be accepted. The leaf of client mode waits for the stapling callback. May suspend the conversation.
+ * set in `ctx`, when it is not to be accepted. The leaf of client mode waits for the stapling callback; of a chain that was rejected nobody is asked
+ * about the rest. May suspend the conversation.
  */
 bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx);
 

@@ -10,7 +10,7 @@ import pytest
 
 import peers
 import proxy as proxies
-from ocsp import Authority, OpensslResponder
+from ocsp import Authority, OpensslResponder, Responder
 from peers import client_context, name
 from pki import LEAF, openssl
 
@@ -292,6 +292,17 @@ def test_certificates_that_a_responder_calls_revoked(bench, place, tmp_path, ver
     responder.start("-ndays", "1")
     here = place(checks=f"verifyChain = yes\nCAfile = {authority.cert}\nOCSP = {responder.url}")
     back_again(here, version, pem, where)
+
+
+@VERSIONS
+def test_nobody_asks_where_a_stranger_says(bench, pki, tmp_path, place, version):
+    """A certificate that nobody has vouched for does not choose whom the proxy connects to, though its holder is let pass to the other target."""
+    authority = Authority(tmp_path, "stranger-ca")
+    responder = Responder(bench, authority)
+    pem = authority.pem("a-stranger", authority.cert, aia=responder.url)
+    here = place("OCSPaia = yes")
+    assert here.visit(version, pem)[0] == OUT
+    assert not responder.requests
 
 
 @VERSIONS
