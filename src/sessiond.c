@@ -128,6 +128,7 @@ static void put(struct tls *tls, const unsigned char *id, size_t id_len, const u
 		conn_log(c, LOG_ERR, "cache_transfer: encoded session too big (%zu bytes)", n);
 	else
 		tell(c, packet, sessiond_write(packet, SESSIOND_NEW, lifetime_s, id, id_len, session, n), id_len);
+	explicit_bzero(packet, sizeof(packet)); /* the master secret, unless it was sealed */
 }
 
 static void forget(struct tls *tls, const unsigned char *id, size_t id_len)

@@ -137,6 +137,7 @@ struct tls {
 	const struct tls_cache *cache; /* asked besides our own; NULL: none */
 
 	const struct addr *backend; /* for the tickets under way */
+	unsigned cache_asked;          /* how often */
 };
 
 /*

@@ -20,6 +20,8 @@ enum {
 	CLIENT_SESSIONS_MAX = 1024,
 	/* TLS 1.3 sessions kept for a destination: each is good for one connection, and a server gives two, so that many may begin at once. */
 	CLIENT_ALIKE = 16,
+	/* Questions to another process, of a connection. A client offers one session or two; a ClientHello has room for more than a thousand. */
+	CACHE_ASKED_MAX = 4,
 };
 
 struct tls_sessions {
@@ -231,7 +233,7 @@ static void share(struct tls *tls, SSL_SESSION *session)
 	unsigned id_len;
 	const unsigned char *id = SSL_SESSION_get_id(session, &id_len);
 	int n = i2d_SSL_SESSION(session, NULL);
-	unsigned char *der = n > 0 ? OPENSSL_malloc((size_t)n + TICKET_OVERHEAD) : NULL, *at = der;
+	unsigned char *der = n > 0 ? OPENSSL_malloc((size_t)n) : NULL, *at = der;
 	unsigned char *sealed = der && tls->cache->seals ? OPENSSL_malloc((size_t)n + TICKET_OVERHEAD) : NULL;
 	size_t size = (size_t)n;
 
@@ -317,8 +319,10 @@ static SSL_SESSION *server_get(SSL *ssl, const unsigned char *id, int n, int *co
 	if (!tls->section->session_resume)
 		return NULL;
 	session = session_cache_find(sessions_of(tls)->server, id, (size_t)n, false);
-	if (!session && tls->cache)
+	if (!session && tls->cache && tls->cache_asked < CACHE_ASKED_MAX) {
+		tls->cache_asked++;
 		session = fetch(tls, id, (size_t)n);
+	}
 	if (session && !is_ours(tls, session, &data)) {
 		SSL_SESSION_free(session);
 		session = NULL;
