@@ -37,7 +37,8 @@ struct staple {
 	unsigned char *der;   /* NULL: nothing to send */
 	size_t len;
 	time_t until;      /* what is to be sent is valid so long */
-	time_t due;        /* when to fetch */
+	time_t due;        /* when to fetch, */
+	time_t since;      /* as it was decided then */
 	unsigned failures; /* in a row */
 };
 
@@ -217,6 +218,7 @@ static void take_over(struct tls_staples *staples, const struct tls_staples *pre
 			s->until = old->until;
 			s->due = old->due;
 			log_global(LOG_DEBUG, "OCSP: Use the cached OCSP response");
+			s->since = old->since;
 		}
 		pthread_mutex_unlock(&old->lock);
 	}
@@ -378,7 +380,7 @@ time_t tls_staple_wait_s(struct tls_staples *staples, size_t number, time_t now)
 	time_t wait_s;
 
 	pthread_mutex_lock(&s->lock);
-	wait_s = s->due > now ? s->due - now : 0;
+	wait_s = s->due > now && s->since <= now ? s->due - now : 0; /* a clock that was set back knows of no date any more */
 	pthread_mutex_unlock(&s->lock);
 	return wait_s;
 }
@@ -411,6 +413,7 @@ static void staple_set(struct staple *s, unsigned char *der, size_t n, time_t no
 	s->due = tls_staple_refresh_at(now, times->this_update, times->next_update);
 	s->failures = 0;
 	pthread_mutex_unlock(&s->lock);
+	s->since = now;
 }
 
 bool tls_staple_take(struct tls_staples *staples, size_t number, struct tls_context *context, const unsigned char *der, size_t n,
@@ -457,7 +460,8 @@ time_t tls_staple_put_off(struct tls_staples *staples, size_t number)
 	pthread_mutex_lock(&s->lock);
 	s->failures += s->failures < UINT32_MAX;
 	wait_s = tls_staple_backoff_s(s->failures);
-	s->due = time(NULL) + wait_s;
+	s->since = time(NULL);
+	s->due = s->since + wait_s;
 	pthread_mutex_unlock(&s->lock);
 	return wait_s;
 }

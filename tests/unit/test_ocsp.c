@@ -5,11 +5,13 @@
  */
 #include "ocsp.h"
 #include "ocsp_http.h"
+#include "tls_context.h"
 #include "tls_staple.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
@@ -453,4 +455,41 @@ Test(ocsp, failures_are_put_off_longer_and_longer)
 	}
 	cr_expect_eq(tls_staple_backoff_s(1), 5);
 	cr_expect_eq(last, 3600);
+}
+
+/* The context of a section whose certificate names a responder. */
+static void staple_up(struct tls_context *context)
+{
+	X509 *cert = certificate("with a responder", world.ca, world.key, 3);
+	X509_EXTENSION *aia = X509V3_EXT_conf_nid(NULL, NULL, NID_info_access, "OCSP;URI:http://localhost/");
+
+	X509_add_ext(cert, aia, -1);
+	cr_assert_gt(X509_sign(cert, world.key, EVP_sha256()), 0);
+	context->ctx = SSL_CTX_new(TLS_server_method());
+	cr_assert_eq(SSL_CTX_use_certificate(context->ctx, cert), 1);
+	cr_assert_eq(SSL_CTX_use_PrivateKey(context->ctx, world.key), 1);
+	cr_assert_eq(SSL_CTX_add1_chain_cert(context->ctx, world.ca), 1);
+	X509_EXTENSION_free(aia);
+	X509_free(cert);
+}
+
+/* Whenever it is by the new clock, nobody waits for a date of the old one. */
+Test(ocsp_says, a_clock_that_is_set_back)
+{
+	static const struct section section = {.name = "s"};
+	struct tls_context context = {.section = &section};
+	struct tls_staples *staples;
+	time_t now;
+
+	staple_up(&context);
+	staples = tls_staples_new(&context, NULL);
+	cr_assert_eq(tls_staples_count(staples), 1);
+	cr_expect_eq(tls_staple_wait_s(staples, 0, time(NULL)), 0);
+	now = time(NULL);
+	cr_expect_eq(tls_staple_put_off(staples, 0), 5);
+	cr_expect_gt(tls_staple_wait_s(staples, 0, now + 1), 0);
+	cr_expect_eq(tls_staple_wait_s(staples, 0, now + 100), 0);
+	cr_expect_eq(tls_staple_wait_s(staples, 0, now - 1000), 0);
+	tls_staples_unref(staples);
+	SSL_CTX_free(context.ctx);
 }
