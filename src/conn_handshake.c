@@ -46,6 +46,7 @@ static int ask_responder(struct tls *tls, const char *url, const unsigned char *
 		.worker = c->worker,
 		.wait = &c->wait,
 		.lookup = &c->lookup,
+		.stats = c->service->stats,
 		.log_id = c->id,
 		.debug = c->service->conf->debug,
 		.timeout_s = c->service->conf->timeout_ocsp_s,
@@ -54,10 +55,11 @@ static int ask_responder(struct tls *tls, const char *url, const unsigned char *
 	return c->failed || c->expired ? -ECANCELED : fetch(&f, url, request, n, reply);
 }
 
-static void use_cache(struct conn *c)
+static void use_service(struct conn *c)
 {
 	const struct addr *sessiond = c->service->sessiond;
 
+	c->tls.stats = c->service->stats;
 	c->tls.cache = !sessiond ? NULL : sessiond_is_local(sessiond) ? &sessiond_here : &sessiond_away;
 }
 
@@ -76,7 +78,7 @@ static void handshake_start(void *arg)
 	c->tls.peer = &c->peer;
 	c->tls.tickets_wait = true;
 	c->tls.choose_backend = dial_choose;
-	use_cache(c);
+	use_service(c);
 	e->tls = &c->tls;
 	if (tls_start(&c->tls, c->service->tls, &c->worker->bufs, &e->in, &e->out, c->destination) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
@@ -94,7 +96,7 @@ static enum tls_progress switch_service(struct conn *c)
 	stats_add(&to->stats->switched, 1);
 	c->service = to;
 	c->upstream = to->upstream;
-	use_cache(c);
+	use_service(c);
 	if (tls_switch(&c->tls, to->tls) < 0) {
 		tls_log_failure(&c->tls, "SSL_new");
 		return TLS_FAILED;

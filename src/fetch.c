@@ -210,7 +210,8 @@ static int converse(struct fetch *f, const struct ocsp_url *url, const unsigned 
 	return error;
 }
 
-int fetch(struct fetch *f, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply)
+/* fetch(), not counted. */
+static int try_fetch(struct fetch *f, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply)
 {
 	uint64_t when_ms = ring_now_ms(f->worker->ring) + (f->timeout_s > 0 ? (uint64_t)f->timeout_s * 1000 : 0);
 	struct ocsp_url parsed;
@@ -226,5 +227,14 @@ int fetch(struct fetch *f, const char *url, const unsigned char *request, size_t
 	}
 	error = converse(f, &parsed, request, n, reply);
 	timer_disarm(&f->worker->timers, &f->deadline);
+	return error;
+}
+
+int fetch(struct fetch *f, const char *url, const unsigned char *request, size_t n, struct ocsp_reply *reply)
+{
+	int error = try_fetch(f, url, request, n, reply);
+
+	stats_add(&f->stats->ocsp_asked, 1);
+	stats_add(&f->stats->ocsp_unanswered, error != 0);
 	return error;
 }

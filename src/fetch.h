@@ -9,6 +9,7 @@
 #include "lookup.h"
 #include "ocsp_http.h"
 #include "ring.h"
+#include "stats.h"
 #include "timer.h"
 #include "worker.h"
 
@@ -17,6 +18,7 @@ struct fetch {
 	struct worker *worker;
 	struct ring_wait *wait;
 	struct lookup **lookup;
+	struct stats *stats; /* of the section that wants to know */
 	const char *log_id;
 	int debug;
 	int timeout_s;   /* for all of it; 0 or less: expired at once */

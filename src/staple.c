@@ -80,6 +80,7 @@ static bool ask(struct stapler *s, const char *url)
 		.worker = s->worker,
 		.wait = &s->wait,
 		.lookup = &s->lookup,
+		.stats = s->service->stats,
 		.log_id = log_id,
 		.debug = conf->debug,
 		.timeout_s = conf->timeout_ocsp_s,
@@ -94,6 +95,7 @@ static bool ask(struct stapler *s, const char *url)
 		log_write(LOG_NOTICE, log_id, "OCSP: Connecting the AIA responder \"%s\"", url);
 	if (fetch(&f, url, request, n, &reply) == 0 && !s->stale)
 		coro_call(take_answer, &answer);
+	stats_add(&s->service->stats->staples_taken, answer.taken);
 	ocsp_reply_free(&reply);
 	return answer.taken;
 }

@@ -25,6 +25,13 @@
 	X(handshakes_resumed, "handshakes_resumed_total", "counter", "TLS handshakes completed by resumption")       \
 	X(handshakes_failed, "handshakes_failed_total", "counter", "TLS handshakes that failed")                     \
 	X(promoted, "connections_promoted_total", "counter", "Connections handed over from OpenSSL") \
+	X(ocsp_asked, "ocsp_requests_total", "counter", "Questions to OCSP responders") \
+	X(ocsp_unanswered, "ocsp_requests_failed_total", "counter", "Those of them that no response came to") \
+	X(ocsp_good, "ocsp_good_total", "counter", "Certificates of peers that are good by OCSP") \
+	X(ocsp_revoked, "ocsp_revoked_total", "counter", "Certificates of peers that are revoked by OCSP") \
+	X(ocsp_unknown, "ocsp_unknown_total", "counter", "Certificates of peers that responders were asked about in vain") \
+	X(staples_taken, "staples_refreshed_total", "counter", "OCSP responses got to be stapled") \
+	X(staples_sent, "staples_sent_total", "counter", "Handshakes with a stapled OCSP response") \
 	X(connect_failed, "connect_failed_total", "counter", "Upstream addresses that could not be connected")       \
 	X(bytes_to_tls, "bytes_to_tls_total", "counter", "Application bytes sent to the TLS side")                   \
 	X(bytes_to_plain, "bytes_to_plain_total", "counter", "Application bytes sent to the plain side")                \

@@ -26,6 +26,7 @@ struct tls_context;
 struct tls_staples;
 struct tls_ocsp;
 struct ocsp_reply;
+struct stats;
 
 /*
  * The OpenSSL library state of one worker (an OSSL_LIB_CTX with the machine's openssl.cnf): workers share no lock inside OpenSSL.
@@ -107,6 +108,7 @@ struct tls {
 	const struct section *section;
 	const char *log_id;      /* of the connection, for log lines */
 	const struct addr *peer; /* the client's address, which ends TLS error lines */
+	struct stats *stats;     /* the section's, for what OCSP says; set by the owner */
 	bool handshaking;
 	bool greeted;            /* server mode: a ClientHello has been looked at */
 	bool keep_hello;         /* server mode with virtual hosts: `hello` is being filled, in case that one of them is chosen */
@@ -135,9 +137,9 @@ struct tls {
 	const struct addr *(*choose_backend)(struct tls *tls);
 
 	const struct tls_cache *cache; /* asked besides our own; NULL: none */
+	unsigned cache_asked;          /* how often */
 
 	const struct addr *backend; /* for the tickets under way */
-	unsigned cache_asked;          /* how often */
 };
 
 /*

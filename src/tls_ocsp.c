@@ -6,6 +6,7 @@
 
 #include "ocsp.h"
 #include "ocsp_http.h"
+#include "stats.h"
 #include "tls_context.h"
 
 #include <errno.h>
@@ -144,10 +145,12 @@ static bool accept_status(struct inquiry *q, enum revocation status)
 	bool required = tls->section->ocsp_require;
 
 	if (status == REVOCATION_REVOKED) {
+		stats_add(&tls->stats->ocsp_revoked, 1);
 		tls_log(tls, LOG_ERR, "OCSP: Rejected (revoked)");
 		return false;
 	}
 	if (status == REVOCATION_GOOD) {
+		stats_add(&tls->stats->ocsp_good, 1);
 		remember(tls, q->subject.cert);
 		tls_log(tls, LOG_NOTICE, "OCSP: Accepted (good)");
 		return true;
@@ -160,6 +163,7 @@ static bool accept_status(struct inquiry *q, enum revocation status)
 	}
 	if (q->cancelled)
 		return false;
+	stats_add(&tls->stats->ocsp_unknown, 1);
 	tls_log(tls, required ? LOG_ERR : LOG_NOTICE, "OCSP: %s (OCSPrequire = %s)", required ? "Rejected" : "Accepted",
 	        required ? "yes" : "no");
 	return !required;
@@ -211,13 +215,13 @@ bool tls_ocsp_verify(struct tls *tls, X509_STORE_CTX *ctx)
 	enum revocation status;
 	struct inquiry q;
 
+	/* What is let pass for `redirect` alone is anybody's, and so are the URLs in it. */
+	if (tls->rejected)
+		return true;
 	if (depth == 0 && tls->section->client) {
 		tls_log(tls, LOG_DEBUG, "OCSP: Waiting for OCSP stapling response");
 		return true;
 	}
-	/* What is let pass for `redirect` alone is anybody's, and so are the URLs in it. */
-	if (tls->rejected)
-		return true;
 	if (!inquiry_begin(&q, tls, X509_STORE_CTX_get0_chain(ctx), depth, X509_STORE_CTX_get0_store(ctx)))
 		return true;
 	status = ask_responders(&q, depth);

@@ -6,6 +6,7 @@
 
 #include "log.h"
 #include "ocsp.h"
+#include "stats.h"
 #include "tls_context.h"
 
 #include <openssl/err.h>
@@ -217,8 +218,8 @@ static void take_over(struct tls_staples *staples, const struct tls_staples *pre
 			s->len = old->len;
 			s->until = old->until;
 			s->due = old->due;
-			log_global(LOG_DEBUG, "OCSP: Use the cached OCSP response");
 			s->since = old->since;
+			log_global(LOG_DEBUG, "OCSP: Use the cached OCSP response");
 		}
 		pthread_mutex_unlock(&old->lock);
 	}
@@ -308,6 +309,7 @@ static int server_callback(SSL *ssl, void *arg)
 	tls_log(tls, LOG_DEBUG, "OCSP stapling: Server callback called");
 	if (der && SSL_set_tlsext_status_ocsp_resp(ssl, der, (int)n) == 1) {
 		tls_log(tls, LOG_DEBUG, "OCSP stapling: OCSP response sent back");
+		stats_add(&tls->stats->staples_sent, 1);
 		return SSL_TLSEXT_ERR_OK;
 	}
 	OPENSSL_free(der);
@@ -411,9 +413,9 @@ static void staple_set(struct staple *s, unsigned char *der, size_t n, time_t no
 	s->len = n;
 	s->until = times->next_update;
 	s->due = tls_staple_refresh_at(now, times->this_update, times->next_update);
+	s->since = now;
 	s->failures = 0;
 	pthread_mutex_unlock(&s->lock);
-	s->since = now;
 }
 
 bool tls_staple_take(struct tls_staples *staples, size_t number, struct tls_context *context, const unsigned char *der, size_t n,

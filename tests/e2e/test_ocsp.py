@@ -15,6 +15,7 @@ import pytest
 from ocsp import GOOD, UNKNOWN, Authority, OpensslResponder, Request, Responder, reply
 from peers import Server, client_context, connect, echo, server_context
 from proxy import BINARY, SLOW, until
+from test_admin import fetch, metric
 from test_faults import Faults
 
 pytestmark = pytest.mark.ours
@@ -279,6 +280,26 @@ def test_bad_urls_decide_nothing(bench, authority, url, said):
     assert not get_in(proxy.port, authority.pem("peer"))
     proxy.wait_log(said)
     proxy.wait_log(REJECTED)
+
+
+def test_metrics_count_questions_and_verdicts(bench, authority):
+    """By section: what was asked, what was not answered, what was decided."""
+    answers = []
+    responder = Responder(bench, authority, lambda q, r: answers.pop(0)(q, r))
+    admin, port, never = bench.ports(), bench.ports(), bench.ports()
+    good, bad = authority.pem("good"), authority.pem("bad", revoked=True)
+    section = f"connect = 127.0.0.1:{bench.server(echo).port}\ncert = {bench.pki.ec_pem}\nverifyChain = yes\nCAfile = {authority.cert}\n"
+    bench.proxy(f"admin = {admin}\nsessionResume = no\nOCSP = {responder.url}\n[s]\naccept = 127.0.0.1:{port}\n{section}"
+                f"[never]\naccept = 127.0.0.1:{never}\n{section}")
+    honest = lambda q, r: reply(r.response(q))
+    for pem, answer, passes in ((good, honest, True), (good, honest, True), (bad, honest, False),
+                                (good, lambda q, r: reply(r.response(q, status=UNKNOWN)), False), (good, lambda q, r: b"", False)):
+        answers.append(answer)
+        assert get_in(port, pem) is passes
+    text = fetch(admin, "/metrics")[2]
+    counts = {name: metric(text, f"tlsplice_ocsp_{name}_total", service="s") for name in ("requests", "requests_failed", "good", "revoked", "unknown")}
+    assert counts == {"requests": 5, "requests_failed": 1, "good": 2, "revoked": 1, "unknown": 2}
+    assert metric(text, "tlsplice_ocsp_requests_total", service="never") == 0
 
 
 # --- requests ---
@@ -670,71 +691,61 @@ def test_silent_lookup_does_not_outlive_the_deadline(bench, authority):
 # --- no decision leaks ---
 
 
+class Crowd:
+    """Many handshakes that wait for a responder together: it answers once all have asked."""
+
+    def __init__(self, bench, authority):
+        self.gate = threading.Semaphore(0)
+        self.responder = Responder(bench, authority, self.answer)
+        self.count = 200 if SLOW == 1 else 60
+
+    def answer(self, request, responder):
+        self.gate.acquire()
+        return reply(responder.response(request))
+
+    def results(self, visit):
+        """What visit(i) returns for each i."""
+        found = {}
+
+        def one(i):
+            found[i] = visit(i)
+        threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(self.count)]
+        for thread in threads:
+            thread.start()
+        self.responder.asked(self.count)
+        self.gate.release(self.count)
+        for thread in threads:
+            thread.join(120 * SLOW)
+        return [found.get(i) for i in range(self.count)]
+
+
 @pytest.mark.san
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 @pytest.mark.parametrize("source", ["configured", "aia"])
 def test_two_hundred_at_once_good_and_revoked(bench, authority, version, source):
     """Interleaved inside one worker: the answers come in any order, and each decides its own handshake only."""
-    gate = threading.Semaphore(0)
-    count = 200 if SLOW == 1 else 60
-
-    def answer(request, responder):
-        gate.acquire()  # until all have asked
-        return reply(responder.response(request))
-
-    responder = Responder(bench, authority, answer)
-    aia = responder.url if source == "aia" else None
+    crowd = Crowd(bench, authority)
+    aia = crowd.responder.url if source == "aia" else None
     good, bad = authority.pem("good", aia=aia), authority.pem("bad", aia=aia, revoked=True)
-    extra = "OCSPaia = yes" if source == "aia" else f"OCSP = {responder.url}"
+    extra = "OCSPaia = yes" if source == "aia" else f"OCSP = {crowd.responder.url}"
     proxy = checking_server(bench, authority, extra + "\nTIMEOUTocsp = 1000\nsessionResume = no", head="workers = 1")
-    results = {}
-
-    def visit(i):
-        results[i] = get_in(proxy.port, bad if i % 2 else good, version)
-
-    threads = [threading.Thread(target=visit, args=(i,), daemon=True) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    responder.asked(count)
-    for _ in range(count):
-        gate.release()
-    for thread in threads:
-        thread.join(120 * SLOW)
-    assert results == {i: i % 2 == 0 for i in range(count)}
-    assert len(proxy.wait_log(r"OCSP: Accepted \(good\)", count // 2)) == len(proxy.wait_log(r"OCSP: Rejected \(revoked\)", count // 2))
+    assert crowd.results(lambda i: get_in(proxy.port, bad if i % 2 else good, version)) == [True, False] * (crowd.count // 2)
+    for said in (r"OCSP: Accepted \(good\)", r"OCSP: Rejected \(revoked\)"):
+        assert len(proxy.wait_log(said, crowd.count // 2)) == crowd.count // 2
 
 
 @pytest.mark.san
 def test_two_hundred_clients_at_once_good_and_revoked(bench, authority):
     """Client mode: two upstreams, one of them revoked."""
-    gate = threading.Semaphore(0)
-    count = 200 if SLOW == 1 else 60
-
-    def answer(request, responder):
-        gate.acquire()
-        return reply(responder.response(request))
-
-    responder = Responder(bench, authority, answer)
+    crowd = Crowd(bench, authority)
     ups = [tls_echo(bench, authority.pem("good")), tls_echo(bench, authority.pem("bad", revoked=True))]
     ports = [bench.ports(), bench.ports()]
-    text = (f"workers = 1\nverifyChain = yes\nCAfile = {authority.cert}\nOCSP = {responder.url}\nTIMEOUTocsp = 1000\nsessionResume = no\n")
+    text = (f"workers = 1\nverifyChain = yes\nCAfile = {authority.cert}\nOCSP = {crowd.responder.url}\nTIMEOUTocsp = 1000\n"
+            "sessionResume = no\n")
     for i in range(2):
         text += f"[c{i}]\nclient = yes\naccept = 127.0.0.1:{ports[i]}\nconnect = 127.0.0.1:{ups[i].port}\n"
     bench.proxy(text)
-    results = {}
-
-    def visit(i):
-        results[i] = get_through(ports[i % 2])
-
-    threads = [threading.Thread(target=visit, args=(i,), daemon=True) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    responder.asked(count)
-    for _ in range(count):
-        gate.release()
-    for thread in threads:
-        thread.join(120 * SLOW)
-    assert results == {i: i % 2 == 0 for i in range(count)}
+    assert crowd.results(lambda i: get_through(ports[i % 2])) == [True, False] * (crowd.count // 2)
 
 
 # --- renegotiation ---

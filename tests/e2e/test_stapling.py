@@ -10,6 +10,7 @@ from ocsp import Authority, OpensslResponder, Responder, reply
 from peers import echo
 from pki import openssl
 from proxy import SLOW, until
+from test_admin import fetch, metric
 
 pytestmark = pytest.mark.ours
 
@@ -84,6 +85,18 @@ def http(sock, _server):
     while b"\r\n\r\n" not in sock.recv(65536):
         pass
     sock.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+
+def test_metrics_count_what_is_stapled(bench, authority):
+    answers = [lambda q, r: reply(r.response(q)), lambda q, r: reply(b"", status="503 Later")]
+    responder, admin = Responder(bench, authority, lambda q, r: answers.pop()(q, r)), bench.ports()
+    proxy = bench.tls_server(pem=authority.pem("server", authority.cert, aia=responder.url), head=f"admin = {admin}")
+    wait_cached(proxy)
+    assert [stapled(proxy.port) for _ in range(3)] == ["good"] * 3
+    bench.client(proxy.port).ping()
+    text = fetch(admin, "/metrics")[2]
+    assert [metric(text, f"tlsplice_{name}_total", service="s") for name in (
+        "ocsp_requests", "ocsp_requests_failed", "staples_refreshed", "staples_sent", "ocsp_good")] == [2, 1, 1, 3, 0]
 
 
 def test_client_that_does_not_ask_gets_nothing(bench, authority):
