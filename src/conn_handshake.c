@@ -20,7 +20,8 @@ static bool await_bytes(struct conn *c, struct end *e)
 	const char *call = c->service->conf->client ? "SSL_connect" : "SSL_accept";
 	struct chunk *chunk = NULL;
 	char text[ADDR_TEXT_MAX];
-	int r = c->failed ? -ECANCELED : end_await(e, &c->wait, &chunk);
+	/* The deadline may have come while OpenSSL waited for somebody else. */
+	int r = c->failed || c->expired ? -ECANCELED : end_await(e, &c->wait, &chunk);
 
 	if (chunk)
 		queue_append(&e->in, chunk);

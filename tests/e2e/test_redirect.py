@@ -294,6 +294,31 @@ def test_certificates_that_a_responder_calls_revoked(bench, place, tmp_path, ver
     back_again(here, version, pem, where)
 
 
+def test_the_deadline_that_came_while_a_responder_was_asked(bench, pki, tmp_path, place, context):
+    """The client keeps the end of its handshake to itself. Its certificate is rejected, as nobody answered in time; it is not waited for any longer."""
+    authority = Authority(tmp_path)
+    responder = Responder(bench, authority, lambda request, responder: None)
+    here = place("TIMEOUTocsp = 100000\nTIMEOUTbusy = 1", checks=f"verifyChain = yes\nCAfile = {authority.cert}\nOCSP = {responder.url}")
+    client = bench.client(here.proxy.port, context(V13, authority.pem("a-client")), handshake=False)
+    done = False
+    while not done:
+        try:
+            client.tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            client.flush()
+            client._feed()
+    flight, at = client.flight(), 0
+    while flight[at] != 0x17:
+        at += 5 + int.from_bytes(flight[at + 3:at + 5], "big")
+    at += 5 + int.from_bytes(flight[at + 3:at + 5], "big")
+    assert at < len(flight), "the certificate is not all"
+    client.sock.sendall(flight[:at])
+    responder.asked()
+    here.proxy.wait_log("ssl_start: s_poll_wait: TIMEOUTbusy exceeded: sending reset")
+    here.proxy.wait_log(r"LOG7\[0\]: Service \[s\] finished")
+
+
 @VERSIONS
 def test_nobody_asks_where_a_stranger_says(bench, pki, tmp_path, place, version):
     """A certificate that nobody has vouched for does not choose whom the proxy connects to, though its holder is let pass to the other target."""
