@@ -185,6 +185,20 @@ def test_a_session_made_under_other_checks_is_not_resumed(place, pki, clients, t
 
 
 @VERSIONS
+@pytest.mark.parametrize("who", ["stranger", "nobody", "late"])
+def test_a_session_of_a_redirected_client_opens_no_door_elsewhere(place, clients, tmp_path, version, who):
+    """The same name, secrets and checks, but no `redirect`: who fails the checks there is refused, and so is who failed them before."""
+    elsewhere, here = place(SECRETS), place(SECRETS, redirect="; none")
+    led, session, _ = elsewhere.visit(version, clients[who])
+    assert led == OUT
+    for offered in (None, session):
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            here.visit(version, clients[who], offered)
+    assert not here.proxy.lines("s_connect: connect")
+    assert here.visit(version, clients["good"])[0] == IN
+
+
+@VERSIONS
 def test_a_session_of_stunnel_proves_nothing(bench, place, pki, clients, need, monkeypatch, version):
     """Its tickets call every client authenticated, also one without a certificate."""
     with monkeypatch.context() as patch:
