@@ -50,6 +50,9 @@ struct virtual_host {
 /* Extension: whether peers of a section with pre-shared keys must have one. auto: unless their certificates are verified. */
 enum psk_require { PSK_REQUIRE_AUTO, PSK_REQUIRE_YES, PSK_REQUIRE_NO };
 
+/* Extension: whether the backend is told of each connection first, by a header of the PROXY protocol, and of which version. */
+enum send_proxy { SEND_PROXY_NO, SEND_PROXY_V2 };
+
 enum { TIMEOUT_FOREVER = -1 }; /* any negative number of seconds */
 
 /* The options before the first section. */
@@ -96,6 +99,7 @@ struct section {
 	bool delay; /* look `connect` up for each connection */
 	enum failover failover;
 	int transparent; /* enum transparent */
+	enum send_proxy send_proxy; /* extension, server mode */
 
 	/* who may come in */
 	const char *ident; /* the user that identd must name, or NULL */

@@ -251,6 +251,19 @@ static const char *check_transport(const struct reading *reading, const struct s
 	return service->udp ? "\"transport = udp\" (DTLS) is not supported: this is a proxy for TLS over TCP" : NULL;
 }
 
+/* A terminal takes some of the header's bytes for itself: 3, which means a checksum there, ends the program. */
+static const char *check_send_proxy(const struct reading *reading, const struct service_options *service)
+{
+	const struct section *section = &service->pub;
+
+	(void)reading;
+	if (!section->send_proxy)
+		return NULL;
+	if (section->client)
+		return "\"sendProxy\" is unsupported in client sections";
+	return section->exec && section->pty && !section->connect.count ? "\"sendProxy\" and \"pty\" exclude each other" : NULL;
+}
+
 /* What a connection comes from and goes to, `accept` left out. */
 static unsigned endpoints(const struct service_options *service)
 {
@@ -289,9 +302,9 @@ static const char *check_inetd_accept(const struct reading *reading, const struc
 typedef const char *rule_fn(const struct reading *reading, const struct service_options *service);
 
 static rule_fn *const rules[] = {
-	check_cert,     check_psk,     check_subjects, check_ocsp,      check_protocol, check_redirect, check_sni,
-	check_versions, check_tickets, check_trust,    check_ca_engine, check_ca_file,  check_crl,      check_sockets,
-	check_libwrap,  check_transport,
+	check_cert, check_psk,      check_subjects, check_ocsp,      check_protocol,   check_redirect,
+	check_sni,  check_versions, check_tickets,  check_trust,     check_ca_engine,  check_ca_file,
+	check_crl,  check_sockets,  check_libwrap,  check_transport, check_send_proxy,
 };
 
 static const char *check_rules(const struct reading *reading, const struct service_options *service)

@@ -184,6 +184,7 @@ static const struct word alpn_mismatch_words[] = {{"refuse", false}, {"ignore", 
 static const struct word sandbox_words[] = {{"yes", SANDBOX_YES}, {"no", SANDBOX_NO}, {"strict", SANDBOX_STRICT}, {0}};
 static const struct word psk_require_words[] = {
 	{"auto", PSK_REQUIRE_AUTO}, {"yes", PSK_REQUIRE_YES}, {"no", PSK_REQUIRE_NO}, {0}};
+static const struct word send_proxy_words[] = {{"no", SEND_PROXY_NO}, {"v2", SEND_PROXY_V2}, {0}};
 
 const struct option_kind kind_flag = {parse_flag, print_flag, flag_words};
 const struct option_kind kind_log_file = {parse_flag, print_flag, log_file_words};
@@ -196,6 +197,7 @@ const struct option_kind kind_relay = {parse_word, print_word, relay_words};
 const struct option_kind kind_alpn_mismatch = {parse_flag, print_flag, alpn_mismatch_words};
 const struct option_kind kind_sandbox = {parse_word, print_word, sandbox_words};
 const struct option_kind kind_psk_require = {parse_word, print_word, psk_require_words};
+const struct option_kind kind_send_proxy = {parse_word, print_word, send_proxy_words};
 const struct option_kind kind_transparent = {parse_word, print_word, transparent_words};
 
 /* verifyChain and verifyPeer make sure that there is a certificate to verify. */

@@ -203,6 +203,16 @@ const struct config_note config_notes[] = {
                   "started again, `yes` meaning a second. "
                   "Without it that happens once."},
 	{"securityLevel", "Unless it is given it is what openssl.cnf says, but at least 2."},
+	{"sendProxy", "Server mode. `v2` sends the backend, or the program's standard input, the binary header of HAProxy's PROXY protocol, "
+                      "version 2, before anything else: the addresses and ports that the client came from and went to, "
+                      "the protocol of `alpn`, the server name that the client asked for, "
+                      "the version and cipher of TLS, how the certificate that it was shown is signed and what its key is, "
+                      "whether it has shown one itself, with which common name, and a checksum. "
+                      "The field `verify` is zero only for a certificate that has passed `verifyChain` or `verifyPeer`: "
+                      "a section without either believes nobody, whatever the certificate says. "
+                      "A client without an address (inetd mode on pipes, a program in its place) is announced by the command LOCAL. "
+                      "Where `redirect` leads to nothing is sent. The backend must expect the header, "
+                      "and must not take it from anybody else. It excludes `pty`."},
 	{"service",
          "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},

@@ -142,7 +142,7 @@ extern const struct option_kind kind_text, kind_text_or_none, kind_texts, kind_f
 	kind_engine_ctrl, kind_engine_default, kind_provider, kind_provider_parameter, kind_set_env, kind_user_global,
 	kind_group_global, kind_user, kind_group, kind_accept, kind_connect, kind_redirect, kind_local, kind_sessiond,
 	kind_include, kind_version, kind_version_both, kind_tls_options, kind_security_level, kind_stack, kind_socket,
-	kind_verify, kind_verify_flag, kind_retry, kind_transparent, kind_transport, kind_ocsp_flag, kind_psk_secrets,
+	kind_verify, kind_verify_flag, kind_retry, kind_send_proxy, kind_transparent, kind_transport, kind_ocsp_flag, kind_psk_secrets,
 	kind_psk_require, kind_alpn, kind_alpn_mismatch, kind_ticket, kind_engine_id, kind_engine_num, kind_service, kind_workers,
 	kind_drain, kind_admin, kind_ktls, kind_relay, kind_byte_count, kind_ip, kind_rnd_bytes, kind_sandbox;
 

@@ -9,6 +9,7 @@
 #include "dial.h"
 #include "exec.h"
 #include "fetch.h"
+#include "introduce.h"
 #include "relay.h"
 #include "runner.h"
 #include "slab.h"
@@ -167,6 +168,7 @@ static void conn_live(void *arg)
 		conn_handshake(c);
 		route(c);
 		reach(c);
+		introduce(c);
 	}
 	conn_deadline(c, TIMEOUT_FOREVER, NULL);
 	coro_call(c->failed ? end_conversation : start_relay, c);

@@ -396,10 +396,17 @@ enum record_result tls_read_failed(struct tls *tls, int error, bool *own)
 	return kernel_read_failed(&tls->record, tls->keyed, error, own);
 }
 
+void tls_forget_name(struct tls *tls)
+{
+	free(tls->server_name);
+	tls->server_name = NULL;
+}
+
 void tls_end(struct tls *tls)
 {
 	end_openssl(tls);
 	forget_hello(tls);
+	tls_forget_name(tls);
 	keyed_free(tls->keyed);
 	tls->keyed = NULL;
 }

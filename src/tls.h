@@ -123,6 +123,7 @@ struct tls {
 	const char *alpn;             /* the application protocol agreed on, one of the section's; NULL: none */
 	const struct section *chosen; /* server mode: whose virtual host the client asked for, or NULL */
 	struct queue hello;           /* what the client has sent until then */
+	char *server_name;            /* server mode: what the client asked for, if the section tells its backend; NULL: nothing */
 	bool refused; /* set by the owner in the place of tls_switch(): the client is not to come in there, and is told so by an alert */
 	/*
 	 * Set while the conversation can wait inside OpenSSL: asks an OCSP responder, suspending. Returns 0 with the whole reply; -ECANCELED: the
@@ -236,6 +237,9 @@ size_t tls_missing(const struct tls *tls);
 bool tls_record_sent(struct tls *tls, unsigned char content);              /* a chunk with `content` has gone */
 enum record_result tls_spliced(struct tls *tls, size_t n);                 /* n bytes went to the peer past `out`, by one call */
 enum record_result tls_read_failed(struct tls *tls, int error, bool *own); /* -errno; *own: it is about records, not the socket */
+
+/* Once nobody asks for tls->server_name any more. */
+void tls_forget_name(struct tls *tls);
 
 /* Frees the SSL object. tls_end() of a zeroed struct is fine. (deep) */
 void tls_end(struct tls *tls);

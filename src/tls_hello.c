@@ -71,6 +71,17 @@ static const struct section *choose(const struct tls *tls, const char *name)
 	return host->section;
 }
 
+/* For the backend. OpenSSL forgets the name where a session of TLS 1.2 is resumed. False: no memory. */
+static bool keep_name(struct tls *tls, const char *name)
+{
+	const struct section *section = tls->chosen ? tls->chosen : tls->section;
+
+	if (!section->send_proxy)
+		return true;
+	tls->server_name = strdup(name);
+	return tls->server_name != NULL;
+}
+
 /*
  * SSL_CTX_set_client_hello_cb(3). A second ClientHello, after a HelloRetryRequest or to renegotiate, changes nothing any more:
  * keys and certificates may have been shown by then.
@@ -90,12 +101,13 @@ static int hello(SSL *ssl, int *alert, void *arg)
 	if (tls->greeted)
 		return SSL_CLIENT_HELLO_SUCCESS;
 	tls->greeted = true;
-	if (!tls->section->hosts) {
+	if (!tls->section->hosts)
 		tls_log(tls, LOG_DEBUG, "SNI: no virtual services defined");
+	if (!tls->section->hosts && !tls->section->send_proxy)
 		return SSL_CLIENT_HELLO_SUCCESS;
-	}
 	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &extension, &n)) {
-		tls_log(tls, LOG_NOTICE, "SNI: no servername received");
+		if (tls->section->hosts)
+			tls_log(tls, LOG_NOTICE, "SNI: no servername received");
 		return SSL_CLIENT_HELLO_SUCCESS;
 	}
 	if (!hello_server_name(extension, n, name)) {
@@ -103,7 +115,13 @@ static int hello(SSL *ssl, int *alert, void *arg)
 		*alert = SSL_AD_DECODE_ERROR;
 		return SSL_CLIENT_HELLO_ERROR;
 	}
-	tls->chosen = choose(tls, name);
+	if (tls->section->hosts)
+		tls->chosen = choose(tls, name);
+	if (!keep_name(tls, name)) {
+		tls_log(tls, LOG_ERR, "SNI: no memory for the servername");
+		*alert = SSL_AD_INTERNAL_ERROR;
+		return SSL_CLIENT_HELLO_ERROR;
+	}
 	return tls->chosen ? SSL_CLIENT_HELLO_RETRY : SSL_CLIENT_HELLO_SUCCESS;
 }
 

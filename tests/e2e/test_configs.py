@@ -9,6 +9,7 @@ import pytest
 from conftest import TOOLS
 from peers import client_context, connect, echo, name, read_exactly, server_context
 from proxy import BINARY, SLOW, TOP, WRAPPER, listening_ports, until
+from proxy_protocol import introduced
 
 CONFIGS = sorted(name for name in os.listdir(os.path.join(TOP, "configs")) if name.endswith(".conf"))
 
@@ -49,6 +50,18 @@ def test_quickstart(bench, pki):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30 * SLOW)
     assert page.returncode == 0 and b"<html" in page.stdout.lower(), page.stdout
     assert b"https" in page.stdout
+
+
+@pytest.mark.ours
+@pytest.mark.san
+def test_proxy_protocol(bench, pki):
+    moved = Moved(bench, pki, "proxy-protocol.conf")
+    backend = bench.server(introduced(echo), address=moved.ports[8086])
+    moved.start(bench)
+    context = client_context()
+    context.set_alpn_protocols(["http/1.1"])
+    client = bench.client(moved.ports[8454], context, server_name="web.test").ping()
+    assert [(h.source, h.alpn, h.authority) for h in backend.headers] == [(client.sock.getsockname(), b"http/1.1", b"web.test")]
 
 
 @pytest.mark.ours
