@@ -101,14 +101,19 @@ static const struct {
 	{"-kernel", print_kernel},
 };
 
-static int usage(const char *problem)
+static void print_usage(void)
 {
-	fprintf(stderr, "[!] %s\n", problem);
 	fprintf(stderr, "    tlsplice [<filename>] | -fd <n> | -help | -version | -sockets | -options\n"
 	                "    tlsplice -t [<filename>]   test a configuration\n"
 	                "    tlsplice -T [<filename>]   print the effective configuration\n"
 	                "    tlsplice -doctor [<filename>]   say what this machine lacks for a configuration\n"
 	                "    tlsplice -kernel           print what this kernel offers and what of it is used\n");
+}
+
+static int usage(const char *problem)
+{
+	fprintf(stderr, "[!] %s\n", problem);
+	print_usage();
 	return 1;
 }
 
@@ -122,6 +127,7 @@ static bool find_file(const char *name, struct config_source *source)
 
 		fprintf(stderr, "[!] Invalid configuration file name \"%s\"\n", name);
 		fprintf(stderr, "[!] realpath: %s (%d)\n", strerror(error), error);
+		print_usage();
 		return false;
 	}
 	if (access(path, R_OK) < 0) {

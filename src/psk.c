@@ -165,6 +165,8 @@ static struct psks *parse(struct arena *arena, char *text, size_t n)
 		}
 	}
 	psks->first = all;
+	if (!psks->count)
+		log_global(LOG_ERR, "PSKsecrets: There is no key in the file");
 	if (!psks->count || !sort(arena, psks))
 		return NULL;
 	log_global(LOG_INFO, "PSK identities: %zu retrieved", psks->count);

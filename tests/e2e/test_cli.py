@@ -112,6 +112,7 @@ def test_a_file_that_is_not_there(name):
     assert (status, out) == (1, "")
     assert f'[!] Invalid configuration file name "{name}"' in err
     assert re.search(r"(?m)^\[!\] realpath: No such file or directory \(2\)$", err)
+    assert IS_STUNNEL or "tlsplice -t [<filename>]" in err, "somebody may have looked for a flag"
 
 
 def test_a_directory_in_place_of_a_file(tmp_path):

@@ -395,7 +395,7 @@ def test_messages_of_the_file(bench, tmp_path):
 @pytest.mark.ours
 @pytest.mark.parametrize("text, message", [
     ("id:", "PSKsecrets line 1: Key shorter than 16 bytes"), ("id", "PSKsecrets line 1: Not in identity:key format"),
-    (f"a:{ALICE}\na:{ALICE}\n", 'PSKsecrets line 2: Identity "a" has a key in line 1'), ("", "Failed to read PSK secrets")])
+    (f"a:{ALICE}\na:{ALICE}\n", 'PSKsecrets line 2: Identity "a" has a key in line 1'), ("", "PSKsecrets: There is no key in the file"), ("\n\r\n", "PSKsecrets: There is no key in the file")])
 def test_bad_files(bench, tmp_path, text, message):
     secrets = secrets_file(tmp_path, text)
     said = bench.refused(f"[s]\naccept = 127.0.0.1:{bench.ports()}\nconnect = 1\nPSKsecrets = {secrets}\n")
