@@ -189,6 +189,14 @@ def bench(tmp_path, ports, pki):
         bench.close()
 
 
+@pytest.fixture(scope="session")
+def faulty():
+    """The fault layer of rings, buffers and kernel TLS is in sanitizer builds only, which `make test` runs these tests with."""
+    with open(BINARY, "rb") as file:
+        if b"TLSPLICE_FAIL" not in file.read():
+            pytest.skip("a build without RING_FAULTS: the sanitizer builds have it")
+
+
 @pytest.fixture
 def tools():
     """The directory of the helper programs of tests/tools."""

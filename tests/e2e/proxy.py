@@ -85,6 +85,10 @@ class Proxy:
         with open(self.config, "w") as file:
             file.write(self.text)
 
+    def body(self):
+        """What write() was given."""
+        return self.text[len(self.preamble):]
+
     def log(self):
         with open(self.out, errors="replace") as file:
             return file.read()
@@ -221,6 +225,15 @@ class Proxy:
             self.process.kill()
             self.process.wait()
         self.output.close()
+
+
+def gone(pid):
+    """Whether a process has ended; its parent need not know yet."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def run_once(args, stdin=subprocess.DEVNULL, timeout=30, env=None, cwd=None, pass_fds=()):

@@ -16,15 +16,7 @@ from kernel_tls import RELAYS, needs_kernel, results, way
 from peers import Server, TlsClient, client_context, echo
 from peers import name as peer_name
 from pki import LEAF
-from proxy import BINARY, SLOW, TOP, Proxy, until
-
-
-@pytest.fixture(scope="module")
-def faulty():
-    """The ring's and the buffers' fault layer is in sanitizer builds only."""
-    with open(BINARY, "rb") as file:
-        if b"TLSPLICE_FAIL" not in file.read():
-            pytest.skip("a build without RING_FAULTS")
+from proxy import SLOW, TOP, Proxy, until
 
 
 def attempt(port, size=4):

@@ -14,7 +14,7 @@ import time
 import pytest
 from ocsp import GOOD, UNKNOWN, Authority, OpensslResponder, Request, Responder, reply
 from peers import Server, client_context, connect, echo, server_context
-from proxy import BINARY, SLOW, until
+from proxy import SLOW, until
 from test_admin import fetch, metric
 from test_faults import Faults
 
@@ -773,13 +773,6 @@ def test_renegotiation_remembers_what_the_responder_said(bench, authority):
 
 
 # --- what goes wrong inside ---
-
-
-@pytest.fixture(scope="module")
-def faulty():
-    with open(BINARY, "rb") as file:
-        if b"TLSPLICE_FAIL" not in file.read():
-            pytest.skip("a build without RING_FAULTS")
 
 
 @pytest.mark.san

@@ -21,7 +21,7 @@ import threading
 import pytest
 
 from peers import connect, echo
-from proxy import BINARY, PREAMBLE, SLOW, WRAPPER, listening_ports, run_once, until
+from proxy import BINARY, PREAMBLE, SLOW, WRAPPER, gone, listening_ports, run_once, until
 
 pytestmark = [pytest.mark.ours, pytest.mark.san]
 
@@ -310,14 +310,6 @@ def test_the_time_zone_is_that_of_the_start(bench, pki, open_dir):
     now = datetime.datetime.now(datetime.timezone(datetime.timedelta(hours=5, minutes=30)))
     expected = {(now - datetime.timedelta(minutes=n)).strftime("%H%M") for n in range(4)}
     assert hours <= expected
-
-
-def gone(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_a_daemon_in_a_jail(bench, pki, open_dir):

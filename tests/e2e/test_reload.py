@@ -9,11 +9,7 @@ import time
 import pytest
 
 from peers import EOF, collect, connect, echo, name
-from proxy import BINARY, SLOW, WRAPPER, listening_ports, run_once, until
-
-
-def body(proxy):
-    return proxy.text[len(proxy.preamble):]
+from proxy import BINARY, SLOW, WRAPPER, gone, listening_ports, run_once, until
 
 
 # --- HUP ---
@@ -26,7 +22,7 @@ def test_reload_changes_the_backend_for_new_connections(bench):
     proxy = bench.tls_server(backend=a)
     old = bench.client(proxy.port)
     assert old.recv_exactly(1) == b"A"
-    assert proxy.hup(body(proxy).replace(str(a.port), str(b.port)))
+    assert proxy.hup(proxy.body().replace(str(a.port), str(b.port)))
     assert bench.client(proxy.port).recv_exactly(1) == b"B"
     # The old connection goes on with what it began with.
     old.send(b"still here")
@@ -72,7 +68,7 @@ def test_reload_takes_a_new_certificate(bench, pki, tmp_path):
 def test_a_bad_file_changes_nothing(bench, broken):
     proxy = bench.tls_server()
     client = bench.client(proxy.port).ping()
-    good = body(proxy)
+    good = proxy.body()
     assert not proxy.hup(broken.format(port=proxy.port))
     client.ping()
     bench.client(proxy.port).ping()
@@ -96,7 +92,7 @@ def test_a_missing_file_changes_nothing(bench):
 def test_a_new_accept_that_cannot_be_bound_changes_nothing(bench, pki):
     taken = bench.server(echo)
     proxy = bench.tls_server()
-    assert not proxy.hup(body(proxy) + f"[two]\naccept = 127.0.0.1:{taken.port}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
+    assert not proxy.hup(proxy.body() + f"[two]\naccept = 127.0.0.1:{taken.port}\nconnect = 127.0.0.1:1\ncert = {pki.ec_pem}\n")
     bench.client(proxy.port).ping()
 
 
@@ -150,7 +146,7 @@ def test_reload_under_load_loses_no_connection(bench, tools, workers):
     until(lambda: not bench.ports.free(port))
     staying = [bench.client(proxy.port).ping() for _ in range(20)]
     load = bench.run([tools + "/load", str(proxy.port), "loop", "20", "8"], stdout=subprocess.PIPE)
-    good = body(proxy)
+    good = proxy.body()
     for i in range(20):
         time.sleep(0.25)
         assert proxy.hup(good + ("; changed\n" * i) + (f"TIMEOUTidle = {1000 + i}\n" if i % 2 else ""))
@@ -173,7 +169,7 @@ def test_listener_of_an_unchanged_address_stays(bench):
 
     before = inodes()
     assert before
-    proxy.hup(body(proxy) + "TIMEOUTidle = 77\n")
+    proxy.hup(proxy.body() + "TIMEOUTidle = 77\n")
     assert inodes() == before
 
 
@@ -285,14 +281,6 @@ def daemon_pid(path):
         except (OSError, ValueError):
             return None
     return until(check, 20, path)
-
-
-def gone(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @pytest.mark.san

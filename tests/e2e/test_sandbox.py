@@ -35,10 +35,6 @@ def tasks(proxy):
     return found
 
 
-def body(proxy):
-    return proxy.text[len(proxy.preamble):]
-
-
 @pytest.fixture
 def elsewhere():
     """A directory that no configuration has named."""
@@ -69,7 +65,7 @@ def test_no_is_no(bench, elsewhere):
     proxy = bench.tls_server(head="sandbox = no")
     assert {(task["NoNewPrivs"], task["Seccomp"]) for task in tasks(proxy)} == {("0", "0")}
     shutil.copy(bench.pki.ec_pem, elsewhere)
-    assert proxy.hup(re.sub(r"(?m)^cert = .*", f"cert = {elsewhere}/ec.pem", body(proxy)))
+    assert proxy.hup(re.sub(r"(?m)^cert = .*", f"cert = {elsewhere}/ec.pem", proxy.body()))
     assert not proxy.lines("Sandbox")
     bench.client(proxy.port).ping().bye()
 
@@ -86,7 +82,7 @@ def test_files_elsewhere_need_a_restart(bench, elsewhere, line):
     shutil.copy(bench.pki.ec_pem, elsewhere)
     with open(f"{elsewhere}/keys", "wb") as file:
         file.write(os.urandom(80))
-    text = body(proxy)
+    text = proxy.body()
     assert not proxy.hup(text + line.format(dir=elsewhere) + "\n")
     assert proxy.lines(rf"LOG3\[main\]: Sandbox: {elsewhere} is out of reach: it had no part in the configuration at start\.")
     assert proxy.hup(text)
@@ -97,7 +93,7 @@ def test_files_elsewhere_need_a_restart(bench, elsewhere, line):
 @needs_landlock
 def test_the_log_cannot_move_elsewhere(bench, tmp_path, elsewhere):
     proxy = bench.tls_server(head=f"output = {tmp_path}/log")
-    text = body(proxy)
+    text = proxy.body()
     assert not proxy.hup(text.replace(f"{tmp_path}/log", f"{elsewhere}/log"))
     assert os.listdir(elsewhere) == []
     assert proxy.hup(text.replace(f"{tmp_path}/log", f"{tmp_path}/other"))
@@ -109,7 +105,7 @@ def test_the_log_cannot_move_elsewhere(bench, tmp_path, elsewhere):
 def test_it_is_the_kernel_that_refuses(bench, elsewhere):
     """What is opened while the configuration is read gets no further than the first open(2)."""
     proxy = bench.tls_server()
-    text = body(proxy)
+    text = proxy.body()
     with open(f"{elsewhere}/keys", "w") as file:
         file.write("a:0123456789abcdef0123456789abcdef\n")
     assert not proxy.hup(text + f"include = {elsewhere}\n")
@@ -123,7 +119,7 @@ def test_it_is_the_kernel_that_refuses(bench, elsewhere):
 @needs_landlock
 def test_engines_and_tokens_need_a_restart(bench):
     proxy = bench.tls_server()
-    assert not proxy.hup(body(proxy) + "key = pkcs11:object=key\n")
+    assert not proxy.hup(proxy.body() + "key = pkcs11:object=key\n")
     assert proxy.lines("LOG3.*Sandbox: engines and tokens need a restart")
 
 
@@ -132,7 +128,7 @@ def test_with_an_engine_files_are_free(bench, elsewhere):
     assert proxy.lines(r"LOG5\[main\]: Sandbox: files are not restricted: nobody knows which ones engines and tokens need$")
     assert {(task["NoNewPrivs"], task["Seccomp"]) for task in tasks(proxy)} == {("1", "2")}
     shutil.copy(bench.pki.ec_pem, elsewhere)
-    assert proxy.hup(re.sub(r"(?m)^cert = .*", f"cert = {elsewhere}/ec.pem", body(proxy)))
+    assert proxy.hup(re.sub(r"(?m)^cert = .*", f"cert = {elsewhere}/ec.pem", proxy.body()))
     bench.client(proxy.port).ping().bye()
 
 
@@ -144,7 +140,7 @@ needs_ports = pytest.mark.skipif(landlock_version() < 4, reason="this kernel's L
 def test_strict_ports_need_a_restart(bench, line):
     proxy = bench.tls_server(head="sandbox = strict")
     held = bench.client(proxy.port).ping()
-    text, port = body(proxy), bench.ports()
+    text, port = proxy.body(), bench.ports()
     assert not proxy.hup(text + line.format(port=port) + "\n")
     assert proxy.lines(rf"LOG3\[main\]: Sandbox: TCP port {port} is out of reach: it had no part in the configuration at start\.")
     assert proxy.hup(text)
@@ -166,7 +162,7 @@ def test_strict_serves(bench):
 @needs_ports
 def test_strict_cannot_know_where_clients_meant_to_go(bench):
     proxy = bench.tls_server(head="sandbox = strict")
-    text = body(proxy)
+    text = proxy.body()
     assert not proxy.hup(re.sub(r"(?m)^connect = .*", "transparent = destination", text))
     assert proxy.lines("LOG3.*Sandbox: ports that only clients or certificates know need a restart")
     assert proxy.hup(text)
@@ -186,7 +182,7 @@ def test_certificates_are_exchanged_by_a_rename(bench, tmp_path):
     proxy = bench.tls_server(pem=tmp_path / "cert.pem")
     before = certificate(proxy.port)
     os.rename(tmp_path / "next.pem", tmp_path / "cert.pem")
-    assert proxy.hup(body(proxy))
+    assert proxy.hup(proxy.body())
     assert certificate(proxy.port) != before
 
 
@@ -201,7 +197,7 @@ def test_certificates_behind_symbolic_links(bench, tmp_path):
     shutil.copy(bench.pki.rsa_pem, tmp_path / "archive" / "cert2.pem")
     (tmp_path / "live" / "new").symlink_to("../archive/cert2.pem")
     os.rename(tmp_path / "live" / "new", tmp_path / "live" / "cert.pem")
-    assert proxy.hup(body(proxy))
+    assert proxy.hup(proxy.body())
     assert certificate(proxy.port) != before
 
 
@@ -211,7 +207,7 @@ def test_new_files_and_ports_by_reload(bench, tmp_path):
     proxy = bench.tls_server(pem=tmp_path / "one.pem", extra=f"accept = {tmp_path}/one.sock")
     shutil.copy(bench.pki.rsa_pem, tmp_path / "two.pem")
     port, other = bench.ports(), bench.server(echo)
-    assert proxy.hup(body(proxy) + f"[t]\naccept = 127.0.0.1:{port}\naccept = {tmp_path}/two.sock\nconnect = 127.0.0.1:{other.port}\n"
+    assert proxy.hup(proxy.body() + f"[t]\naccept = 127.0.0.1:{port}\naccept = {tmp_path}/two.sock\nconnect = 127.0.0.1:{other.port}\n"
                      f"cert = {tmp_path}/two.pem\n")
     for front in (port, proxy.port, f"{tmp_path}/one.sock", f"{tmp_path}/two.sock"):
         bench.client(front).ping().bye()
@@ -254,8 +250,8 @@ def test_the_certificate_is_in_the_root_directory(bench):
     shutil.copy(bench.pki.ec_pem, path)
     try:
         proxy = bench.tls_server(pem=path)
-        assert proxy.hup(body(proxy))
+        assert proxy.hup(proxy.body())
         bench.client(proxy.port).ping().bye()
-        assert not proxy.hup(body(proxy) + f"include = {os.path.dirname(bench.pki.ec_pem)}\n")
+        assert not proxy.hup(proxy.body() + f"include = {os.path.dirname(bench.pki.ec_pem)}\n")
     finally:
         os.unlink(path)
