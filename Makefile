@@ -260,7 +260,7 @@ man: $(BUILD)/man/options
 man5	= $(wildcard man/*.5)
 man8	= $(wildcard man/*.8)
 install: all
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples/tproxy $(DESTDIR)$(DOCDIR)/examples/systemd
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(DOCDIR)/examples/tproxy $(DESTDIR)$(DOCDIR)/examples/systemd $(DESTDIR)$(DOCDIR)/kernel-notes
 	install -m 755 $(BUILD)/tlsplice $(DESTDIR)$(SBINDIR)/tlsplice
 	install -d $(DESTDIR)$(LIBDIR)/tlsplice
 	install -m 644 $(BUILD)/libtlsplice_preload.so $(DESTDIR)$(LIBDIR)/tlsplice
@@ -271,6 +271,7 @@ install: all
 	install -m 755 $(filter-out %.conf,$(wildcard configs/tproxy/*)) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 644 $(wildcard configs/systemd/*) $(DESTDIR)$(DOCDIR)/examples/systemd
 	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
+	install -m 644 $(wildcard kernel-notes/*.md) $(DESTDIR)$(DOCDIR)/kernel-notes
 	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)
 	$(if $(man8),install -d $(DESTDIR)$(MANDIR)/man8 && install -m 644 $(man8) $(DESTDIR)$(MANDIR)/man8)
 

@@ -233,6 +233,7 @@ def test_install_puts_everything_in_its_place(tmp_path):
     wanted = {"sbin/tlsplice", "lib/tlsplice/libtlsplice_preload.so", "lib/systemd/system/tlsplice.service"}
     wanted |= {f"share/man/man{page[-1]}/{page}" for page in PAGES}
     wanted |= {f"share/doc/tlsplice/{name}" for name in ("README.md", "NEWS.md", "LICENSE")}
+    wanted |= {f"share/doc/tlsplice/kernel-notes/{name}" for name in os.listdir(os.path.join(TOP, "kernel-notes"))}
     wanted |= {f"share/doc/tlsplice/examples/{name}" for name in CONFIGS}
     wanted |= {f"share/doc/tlsplice/examples/systemd/{name}" for name in os.listdir(os.path.join(TOP, "configs", "systemd"))}
     tproxy = {f"share/doc/tlsplice/examples/tproxy/{name}" for name in os.listdir(os.path.join(TOP, "configs/tproxy"))}
