@@ -548,6 +548,63 @@ def test_ident_in_inetd_mode(bench, network, tmp_path):
     assert daemon.result()[0] == b"%d , %d\r\n" % (client.sock.getsockname()[1], listener.getsockname()[1])
 
 
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_everything_in_inetd_mode(bench, files, network, pki, tmp_path, role):
+    """libwrap, then ident, before a byte is served, by a process that is nobody and in a jail: both roles."""
+    jail = tmp_path / "jail"
+    (jail / "log").mkdir(parents=True)
+    os.chown(jail / "log", 65534, 65534)
+    files.write(deny=f"stunnel: {network}2\n")
+    for n, user in (1, b"joe"), (3, b"ann"):
+        identd(bench, f"{network}{n}", says(b"PORTS : USERID : UNIX : %b\r\n" % user))
+    server = bench.server(echo, context=server_context(pki.ec_pem) if role == "client" else None)
+    listener = bench.keep(socket.create_server(("127.0.0.1", bench.ports())))
+    config = tmp_path / "inetd.conf"
+    config.write_text(f"syslog = no\ndebug = debug\nchroot = {jail}\nsetuid = nobody\nsetgid = nogroup\noutput = /log/out\nlibwrap = yes\nident = joe\n"
+                      f"connect = 127.0.0.1:{server.port}\n" + ("client = yes\n" if role == "client" else f"cert = {pki.ec_pem}\n"))
+    children = []
+
+    def proxies():
+        for _ in range(3):
+            sock, _ = listener.accept()
+            with sock:
+                children.append(bench.run([*files.prefix, BINARY, str(config)], stdin=sock, stdout=sock, stderr=subprocess.DEVNULL, env=dict(os.environ, **IN_JAIL)))
+
+    def log():
+        try:
+            return (jail / "log/out").read_text()
+        except FileNotFoundError:
+            return ""
+
+    thread = threading.Thread(target=proxies)
+    thread.start()
+    port = listener.getsockname()[1]
+    for n, line in (2, "REFUSED by libwrap from "), (3, r'REFUSED by IDENT \(user "ann"\)'):
+        assert refused(bench, port, f"{network}{n}")
+        until(lambda: re.search(line, log()), what=line)
+    assert server.accepted == 0 and "accepted connection" not in log()
+    client = bench.client(port, source=network + "1") if role == "server" else None
+    sock = client or bench.keep(connect(port, source=network + "1"))
+    (client.send if client else sock.sendall)(b"hello")
+    assert (client.recv_exactly(5) if client else sock.recv(5)) == b"hello"
+    thread.join()
+    sock.close()
+    for child in children:
+        assert child.wait(30) == 0
+    assert log().index("permitted by libwrap") < log().index("IDENT authentication passed") < log().index("accepted connection from")
+
+
+@pytest.mark.parametrize("check", ["libwrap = yes", "ident = joe"])
+def test_pipes_have_no_address(bench, files, check):
+    """Nobody can be asked about them, and whoever has them has started us."""
+    files.write(deny="ALL: ALL\n")
+    config = files.directory / "inetd.conf"
+    server = bench.server(echo, context=server_context(bench.pki.ec_pem))
+    config.write_text(f"syslog = no\ndebug = debug\noutput = {files.directory}/log\nclient = yes\nconnect = 127.0.0.1:{server.port}\n{check}\n")
+    done = subprocess.run([*files.prefix, BINARY, str(config)], input=b"hello", stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    assert done.stdout == b"hello", done.stderr
+
+
 def test_ident_over_ipv6(bench, network):
     identd(bench, "::1", says(b"PORTS : USERID : UNIX : joe\r\n"))
     port = bench.ports()

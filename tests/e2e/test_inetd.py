@@ -1,16 +1,20 @@
 # Inetd mode: the connection on descriptors 0 and 1, under real super-servers and as sockets, pipes, files and a terminal.
 #
-#     client --TLS--> inetd, systemd-socket-activate --descriptors 0, 1, 2--> tlsplice --> program or server     server mode
+#     client --TLS--> inetd, xinetd, systemd-socket-activate --descriptors 0, 1, 2--> tlsplice --> program or server     server mode
 #     somebody --pipes, a socket--> tlsplice --TLS--> server                                                             client mode
 #
 # SPDX-License-Identifier: Apache-2.0
 import fcntl
+import grp
 import os
+import pwd
 import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -21,6 +25,12 @@ from peers import CLOSE_NOTIFY, TlsClient, client_context, echo, pattern, read_a
 from proxy import BINARY, REPORTS, SLOW, WRAPPER, until
 
 pytestmark = pytest.mark.ours
+
+NOBODY = pwd.getpwnam("nobody").pw_uid, grp.getgrnam("nogroup").gr_gid
+
+# In a jail there is no /proc, which the search for leaks at the end needs, and no program that gives addresses the names that tests/tsan.supp knows.
+IN_JAIL = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0",
+           "TSAN_OPTIONS": os.environ.get("TSAN_OPTIONS", "") + ":report_bugs=0"}
 
 IMAP = """#!/bin/sh
 # As much of IMAP as a client needs to log in and out.
@@ -37,11 +47,11 @@ done
 class Inetd:
     """A configuration without sections and its log."""
 
-    def __init__(self, bench, lines):
+    def __init__(self, bench, lines, output=None):
         self.directory = str(bench.directory)
         self.config, self.file = os.path.join(self.directory, "inetd.conf"), os.path.join(self.directory, "inetd.log")
         with open(self.config, "w") as file:
-            file.write(f"syslog = no\ndebug = debug\noutput = {self.file}\n{lines}\n")
+            file.write(f"syslog = no\ndebug = debug\noutput = {output or self.file}\n{lines}\n")
         self.argv = [*WRAPPER, BINARY, self.config]
 
     def log(self):
@@ -59,8 +69,8 @@ class Inetd:
         assert not REPORTS.search(done.stderr.decode(errors="replace")), done.stderr
         return done
 
-    def start(self, stdin, stdout):
-        return subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+    def start(self, stdin, stdout, env=None):
+        return subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=dict(os.environ, **(env or {})))
 
 
 def server_lines(bench, end="exec = /bin/cat"):
@@ -112,6 +122,15 @@ def listens(port):
         return False
 
 
+def xinetd():
+    """Debian has one super-server at a time installed; this one was unpacked only."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = os.path.join(cache, "tlsplice-tests/xinetd/usr/sbin/xinetd")
+    if not os.access(path, os.X_OK):
+        pytest.fail(f"{path} is not there (tests/install-deps test)")
+    return path
+
+
 def super_server(bench, kind, port, argv):
     words = " ".join(argv)
     config = os.path.join(str(bench.directory), "services")
@@ -119,10 +138,15 @@ def super_server(bench, kind, port, argv):
         with open(config, "w") as file:
             file.write(f"127.0.0.1:{port} stream tcp nowait.1000 root {argv[0]} {words}\n")
         return bench.run([need("inetd"), "-i", config])
+    if kind == "xinetd":
+        with open(config, "w") as file:
+            file.write(f"service tlsplice\n{{\ntype = UNLISTED\nsocket_type = stream\nprotocol = tcp\nwait = no\nuser = root\nbind = 127.0.0.1\n"
+                       f"port = {port}\nserver = {argv[0]}\nserver_args = {' '.join(argv[1:])}\ncps = 1000 1\ninstances = UNLIMITED\n}}\n")
+        return bench.run([xinetd(), "-dontfork", "-f", config, "-pidfile", config + ".pid", "-filelog", config + ".log"])
     return bench.run([need("systemd-socket-activate"), "--inetd", "--accept", "-l", f"127.0.0.1:{port}", *argv])
 
 
-@pytest.mark.parametrize("kind", ["inetd", "systemd"])
+@pytest.mark.parametrize("kind", ["inetd", "xinetd", "systemd"])
 def test_under_a_super_server(bench, kind, port):
     inetd = Inetd(bench, server_lines(bench, f"exec = {imap(bench)}\nexecArgs = imapd --anything"))
     super_server(bench, kind, port, inetd.argv)
@@ -345,6 +369,128 @@ def test_the_servers_end_ends_it(bench):
     assert process.wait(20 * SLOW) == 0
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
+
+
+# --- another root, another user ---
+
+
+@pytest.fixture
+def jail(bench):
+    """A directory where nobody may write a log."""
+    path = tempfile.mkdtemp()
+    os.chmod(path, 0o755)
+    os.mkdir(path + "/log")
+    os.chown(path + "/log", *NOBODY)
+    yield path
+    bench.close()
+    shutil.rmtree(path)
+
+
+def identity(pid):
+    with open(f"/proc/{pid}/status") as file:
+        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    return {int(word) for word in lines["Uid"].split()}, {int(word) for word in lines["Gid"].split()}, lines["Groups"].split(), int(lines["CapPrm"], 16)
+
+
+def jailed(bench, jail, lines):
+    inetd = Inetd(bench, f"chroot = {jail}\nsetuid = nobody\nsetgid = nogroup\n{lines}", output="/log/out")
+    inetd.file = jail + "/log/out"
+    return inetd
+
+
+def check_jailed(inetd, process, jail):
+    uid, gid = NOBODY
+    assert identity(process.pid) == ({uid}, {gid}, [str(gid)], 0)
+    assert os.readlink(f"/proc/{process.pid}/root") == jail
+    found = os.stat(inetd.file)
+    assert (found.st_uid, found.st_gid) == NOBODY
+
+
+def ended(process):
+    assert process.wait(20 * SLOW) == 0
+    assert not REPORTS.search(process.stderr.read().decode())
+    process.stderr.close()
+
+
+@pytest.mark.san
+def test_a_server_in_a_jail(bench, jail):
+    inetd = jailed(bench, jail, server_lines(bench, f"connect = 127.0.0.1:{bench.server(echo).port}"))
+    ours, theirs = socket.socketpair()
+    bench.keep(ours)
+    process = inetd.start(theirs, theirs, IN_JAIL)
+    theirs.close()
+    client = over(ours)
+    client.send(b"hello")
+    assert client.recv_exactly(5) == b"hello"
+    check_jailed(inetd, process, jail)
+    client.close_notify()
+    assert client.recv_all() == b"" and client.ended == CLOSE_NOTIFY
+    ours.close()
+    ended(process)
+    assert f"Switched to chroot directory: {jail}" in inetd.log() and "Connection closed: 5 byte(s) sent to TLS" in inetd.log()
+
+
+@pytest.mark.san
+def test_a_client_in_a_jail(bench, jail):
+    """On pipes, which are the test's: nobody can use them, since they are open."""
+    server, lines = client_lines(bench, more=f"verifyChain = yes\nCAfile = {bench.pki.ca}\ncheckHost = localhost")
+    inetd = jailed(bench, jail, lines)
+    process = inetd.start(subprocess.PIPE, subprocess.PIPE, IN_JAIL)
+    process.stdin.write(b"hello")
+    process.stdin.flush()
+    assert process.stdout.read(5) == b"hello"
+    check_jailed(inetd, process, jail)
+    process.stdin.close()
+    assert process.stdout.read() == b""
+    process.stdout.close()
+    ended(process)
+    assert "Connection closed: 5 byte(s) sent to TLS, 5 byte(s) sent to socket" in inetd.log()
+
+
+@pytest.mark.san
+def test_a_program_in_a_jail(bench, jail):
+    for path in ["/bin/cat", *re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", "/bin/cat"], stdout=subprocess.PIPE, text=True, check=True).stdout)]:
+        os.makedirs(jail + os.path.dirname(path), exist_ok=True)
+        shutil.copy(path, jail + path)
+    inetd = jailed(bench, jail, server_lines(bench))
+    ours, theirs = socket.socketpair()
+    bench.keep(ours)
+    process = inetd.start(theirs, theirs, IN_JAIL)
+    theirs.close()
+    client = over(ours)
+    client.send(b"hello")
+    assert client.recv_exactly(5) == b"hello"
+    client.close_notify()
+    assert client.recv_all() == b""
+    ours.close()
+    ended(process)
+    assert "Local mode child started" in inetd.log()
+
+
+def test_a_super_server_and_a_jail(bench, jail, port):
+    """Everything at once, three times; the file of the log is opened by each of the processes."""
+    inetd = jailed(bench, jail, server_lines(bench, f"connect = 127.0.0.1:{bench.server(echo).port}"))
+    super_server(bench, "xinetd", port, inetd.argv)
+    until(lambda: listens(port), what="xinetd")
+    for _ in range(3):
+        bench.client(port).ping().bye()
+    until(lambda: inetd.log().count("Connection closed: 4 byte(s) sent to TLS") == 3, what="the log")
+    found = os.stat(inetd.file)
+    assert (found.st_uid, found.st_gid) == NOBODY
+
+
+@pytest.mark.parametrize("lines, message", [
+    ("setuid = no-such-user", "setuid"),
+    ("chroot = /nonexistent", "chroot: No such file or directory (2)"),
+])
+def test_what_cannot_be_dropped_ends_it(bench, lines, message):
+    """The connection is not served as root then."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = Inetd(bench, server_lines(bench) + f"\n{lines}").run(theirs, theirs)
+        theirs.close()
+        assert ours.recv(100) == b""
+    assert done.returncode == 1 and message in done.stderr.decode()
 
 
 # --- how it ends ---
