@@ -7,7 +7,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 
 from proxy import SLOW, until
 
@@ -151,11 +150,6 @@ def echo(sock, _server):
 def collect(sock, _server):
     """Reads to the end; the result is (bytes, EOF or RESET)."""
     return read_all(sock)
-
-
-def black_hole(sock, server):
-    """Accepts and never reads."""
-    server.released.wait(300)
 
 
 def respond(data):
@@ -398,7 +392,3 @@ def pump_both(client, data, chunk=65536):
             client.incoming.write(raw)
     thread.join(TIMEOUT)
     return b"".join(got)
-
-
-def hold(seconds):
-    time.sleep(seconds)
