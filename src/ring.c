@@ -7,6 +7,7 @@
 #include "coro.h"
 #include "ktls.h"
 #include "list.h"
+#include "ring_lend.h"
 
 #include <assert.h>
 #include <ctype.h>
@@ -15,7 +16,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,25 +24,12 @@
 #include <valgrind/memcheck.h>
 #else
 #define RUNNING_ON_VALGRIND 0
-#define VALGRIND_MAKE_MEM_DEFINED(address, size) ((void)(address), (void)(size))
 #endif
 
 enum {
 	SQ_ENTRIES = 1024, /* a fuller queue is submitted early */
 	CQ_ENTRIES = 8192, /* multishot operations complete without being asked: give them room */
 	REAP_AT_ONCE = 256,
-	/* Provided buffers of each size. They are replaced as they are used, so this is what one batch of completions can consume. */
-	LENT_SMALL = 256,
-	LENT_BIG = 16,
-};
-
-/* Chunks of one size lent to the kernel: slot i is buffer id i. */
-struct lender {
-	struct io_uring_buf_ring *ring;
-	struct chunk **slot;
-	unsigned slots;
-	unsigned missing; /* slots that are empty because there was no memory */
-	unsigned receive; /* bytes a receive may fill */
 };
 
 struct ring {
@@ -86,73 +73,6 @@ const char *ring_explain(int error)
 	case ENOMEM: return "no memory for an io_uring; some kernels count it as locked memory, see ulimit -l";
 	default: return strerror(-error);
 	}
-}
-
-/* Puts a fresh chunk into an empty slot. */
-static void lend(struct ring *ring, enum chunk_size size, unsigned id)
-{
-	struct lender *l = &ring->lender[size];
-	struct chunk *c = chunk_get(ring->bufs, size);
-
-	l->slot[id] = c;
-	if (!c) {
-		l->missing++;
-		return;
-	}
-	io_uring_buf_ring_add(l->ring, c->data, l->receive, (unsigned short)id, io_uring_buf_ring_mask(l->slots), 0);
-	io_uring_buf_ring_advance(l->ring, 1);
-}
-
-/* After an allocation failed, tries again to fill the slots it left empty. */
-static void lend_missing(struct ring *ring, enum chunk_size size)
-{
-	struct lender *l = &ring->lender[size];
-	unsigned before = l->missing;
-
-	if (!before)
-		return;
-	l->missing = 0;
-	for (unsigned id = 0; id < l->slots && before > 0; id++) {
-		if (!l->slot[id]) {
-			lend(ring, size, id);
-			before--;
-		}
-	}
-}
-
-static int lender_open(struct ring *ring, enum chunk_size size, unsigned slots, unsigned receive)
-{
-	struct lender *l = &ring->lender[size];
-	struct io_uring_buf_reg reg = {.ring_entries = slots, .bgid = (uint16_t)size};
-	int error;
-
-	l->slots = slots;
-	l->receive = receive;
-	l->slot = calloc(slots, sizeof(struct chunk *));
-	l->ring = mmap(NULL, slots * sizeof(struct io_uring_buf), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (l->ring == MAP_FAILED)
-		l->ring = NULL;
-	if (!l->slot || !l->ring)
-		return -ENOMEM;
-	reg.ring_addr = (uintptr_t)l->ring;
-	error = io_uring_register_buf_ring(&ring->uring, &reg, 0);
-	if (error)
-		return error;
-	io_uring_buf_ring_init(l->ring);
-	for (unsigned id = 0; id < slots; id++)
-		lend(ring, size, id);
-	return 0;
-}
-
-static void lender_close(struct ring *ring, enum chunk_size size)
-{
-	struct lender *l = &ring->lender[size];
-
-	for (unsigned id = 0; l->slot && id < l->slots; id++)
-		chunk_put(ring->bufs, l->slot[id]);
-	free(l->slot);
-	if (l->ring)
-		munmap(l->ring, l->slots * sizeof(struct io_uring_buf));
 }
 
 /* The operation goes to the kernel as one that does nothing, and completes with `res`. */
@@ -261,9 +181,8 @@ struct ring *ring_open(struct bufs *bufs, int *error)
 	faults_configure(ring);
 	/* Saves the look-up of the descriptor at every submission; a refusal costs only that. */
 	(void)io_uring_register_ring_fd(&ring->uring);
-	*error = lender_open(ring, CHUNK_SMALL, LENT_SMALL, CHUNK_SMALL_ROOM);
-	if (!*error)
-		*error = lender_open(ring, CHUNK_BIG, LENT_BIG, CHUNK_BIG_RECEIVE);
+	for (int size = 0; size < CHUNK_SIZES && !*error; size++)
+		*error = lender_open(&ring->lender[size], &ring->uring, bufs, size);
 	if (!*error && restricted)
 		*error = restrict_ring(ring);
 	if (*error) {
@@ -291,7 +210,7 @@ void ring_close(struct ring *ring)
 	}
 	io_uring_queue_exit(&ring->uring);
 	for (int size = 0; size < CHUNK_SIZES; size++)
-		lender_close(ring, size);
+		lender_close(&ring->lender[size], ring->bufs);
 	free(ring);
 }
 
@@ -309,6 +228,14 @@ static struct io_uring_sqe *sqe_get(struct ring *ring)
 	return sqe;
 }
 
+/* An SQE for an operation, to be prepared and handed to submit(). */
+static struct io_uring_sqe *sqe_for(struct ring *ring, struct ring_op *op)
+{
+	op->lends = 0;
+	op->records = false;
+	return sqe_get(ring);
+}
+
 /* Marks the operation as the kernel's. */
 static void submit(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
 {
@@ -323,10 +250,8 @@ static void submit(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *
 
 void ring_accept(struct ring *ring, struct ring_op *op, int fd)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
 	submit(ring, sqe, op);
 }
@@ -334,21 +259,21 @@ void ring_accept(struct ring *ring, struct ring_op *op, int fd)
 /* An SQE for a receive into chunks of a size, to be prepared and handed to submit_recv(). */
 static struct io_uring_sqe *recv_sqe(struct ring *ring, struct ring_op *op, enum chunk_size size)
 {
-	lend_missing(ring, size);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
+
 	op->lends = (uint8_t)(size + 1);
-	op->records = false;
-	return sqe_get(ring);
+	return sqe;
 }
 
 static void submit_recv(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op)
 {
-	enum chunk_size size = op->lends - 1;
+	struct lender *lender = &ring->lender[op->lends - 1];
 
 	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = (uint16_t)size;
+	sqe->buf_group = (uint16_t)lender->size;
 	submit(ring, sqe, op);
 	/* The kernel would say -ENOBUFS at once, whether bytes have come or not, and whoever asks again would spin. */
-	if (ring->lender[size].missing == ring->lender[size].slots)
+	if (!lender_refill(lender, ring->bufs))
 		replace(sqe, op, -ENOMEM);
 }
 
@@ -388,40 +313,32 @@ void ring_recv_records(struct ring *ring, struct ring_op *op, int fd)
 
 void ring_splice(struct ring *ring, struct ring_op *op, int from, int to, size_t n)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	io_uring_prep_splice(sqe, from, -1, to, -1, (unsigned)n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	submit(ring, sqe, op);
 }
 
 void ring_send(struct ring *ring, struct ring_op *op, int fd, const void *data, size_t n)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	io_uring_prep_send(sqe, fd, data, n, MSG_NOSIGNAL);
 	submit(ring, sqe, op);
 }
 
 void ring_connect(struct ring *ring, struct ring_op *op, int fd, const struct addr *addr)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	io_uring_prep_connect(sqe, fd, &addr->sa, addr->len);
 	submit(ring, sqe, op);
 }
 
 void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned events, bool many)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	if (many)
 		io_uring_prep_poll_multishot(sqe, fd, events);
 	else
@@ -431,10 +348,8 @@ void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned events, b
 
 void ring_complete(struct ring *ring, struct ring_op *op, int res)
 {
-	struct io_uring_sqe *sqe = sqe_get(ring);
+	struct io_uring_sqe *sqe = sqe_for(ring, op);
 
-	op->lends = 0;
-	op->records = false;
 	submit(ring, sqe, op);
 	if (!op->instead) /* no fault */
 		replace(sqe, op, res);
@@ -451,21 +366,6 @@ void ring_cancel(struct ring *ring, struct ring_op *op)
 	io_uring_prep_cancel(sqe, op, 0);
 	io_uring_sqe_set_data64(sqe, 0);
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-}
-
-/* Takes the chunk the kernel filled out of its slot and lends another in its place. */
-static struct chunk *take_lent(struct ring *ring, enum chunk_size size, unsigned id, int res)
-{
-	struct chunk *c = ring->lender[size].slot[id];
-
-	lend(ring, size, id);
-	if (res <= 0) {
-		chunk_put(ring->bufs, c);
-		return NULL;
-	}
-	VALGRIND_MAKE_MEM_DEFINED(c->data, res); /* by the kernel, behind valgrind's back */
-	c->end = (uint32_t)res;
-	return c;
 }
 
 /* The chunk of a receive of records holds more than the bytes: leaves them, and sets `res` to their number as of a plain receive. */
@@ -502,7 +402,7 @@ static void complete(struct ring *ring, const struct io_uring_cqe *cqe)
 	if (op->instead)
 		r.res = op->instead;
 	if (cqe->flags & IORING_CQE_F_BUFFER)
-		r.chunk = take_lent(ring, op->lends - 1, cqe->flags >> IORING_CQE_BUFFER_SHIFT, cqe->res);
+		r.chunk = lender_take(&ring->lender[op->lends - 1], ring->bufs, cqe->flags >> IORING_CQE_BUFFER_SHIFT, cqe->res);
 	r.full = r.chunk && r.chunk->end == ring->lender[op->lends - 1].receive;
 	if (op->records)
 		take_record(ring, &r);

@@ -1,5 +1,5 @@
 /*
- * The ring: one io_uring per worker, and the only file that sees liburing. Operations name a struct ring_op; its `done` is called
+ * The ring: one io_uring per worker; liburing is seen in ring*.c alone. Operations name a struct ring_op; its `done` is called
  * with the result when the kernel is through, on the worker's own stack. ring_await_*() are the same operations for coroutines.
  * SQEs are handed to the kernel once per turn of the worker's loop.
  * SPDX-License-Identifier: Apache-2.0
