@@ -418,6 +418,14 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 	}
 }
 
+/* Whether a receive that nobody is interested in any more says that the peer is gone. The relay may have cancelled it. */
+static bool has_hung_up(const struct end *e, int res)
+{
+	if (res < 0)
+		return res != -ECANCELED && res != -ENOBUFS;
+	return e->receiving == END_POLLED ? res & (POLLRDHUP | POLLERR | POLLHUP) : res == 0;
+}
+
 static void received(struct ring_op *op, const struct ring_result *result)
 {
 	struct end *e = container_of(op, struct end, recv);
@@ -428,9 +436,7 @@ static void received(struct ring_op *op, const struct ring_result *result)
 		return;
 	}
 	chunk_put(&c->worker->bufs, result->chunk); /* too late to matter */
-	if (e->receiving == END_POLLED ? result->res < 0 || result->res & (POLLRDHUP | POLLERR | POLLHUP)
-	                               : result->res <= 0 && result->res != -ENOBUFS)
-		e->eof = true;
+	e->eof |= has_hung_up(e, result->res);
 	if (c->stage == CONN_ENDING)
 		conn_release(c);
 	else if (e->tls)

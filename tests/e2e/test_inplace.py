@@ -520,6 +520,25 @@ def test_damaged_record(bench, option):
 
 @pytest.mark.san
 @ENGINES
+def test_damaged_record_with_much_behind_it(bench, option):
+    """What comes behind it is read until the client has hung up: a RST in the place of our end might destroy the alert."""
+    proxy, client = settled(bench, option, collect)
+    client.tls.write(b"damaged" * 2000)
+    record = bytearray(client.flight())
+    record[-1] ^= 1
+    client.sock.sendall(record + b"x" * 400000)
+    answer, end = read_all(client.sock)
+    assert answer and end == EOF
+    for _ in range(5):
+        client.sock.sendall(b"x")  # fails once a RST has come
+        time.sleep(0.02)
+    proxy.wait_log(r"LOG7\[0\]: TLS alert \(write\): fatal: bad record mac")
+    client.close()
+    proxy.wait_idle()
+
+
+@pytest.mark.san
+@ENGINES
 def test_plain_text_in_the_middle(bench, option):
     proxy, client = settled(bench, option, collect)
     client.sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
