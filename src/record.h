@@ -34,6 +34,7 @@ struct record {
 	struct bufs *bufs;
 	struct queue *in;  /* from the peer's socket, not yet opened; the socket's owner's */
 	struct queue *out; /* to the peer's socket, likewise */
+	bool busy;         /* a handshake is under way: seal() and close() have to wait until open() has seen its end */
 };
 
 #endif

@@ -115,7 +115,7 @@ static enum record_result open_result(struct tls *tls, int code)
 	}
 }
 
-static enum record_result openssl_open(struct record *r, struct queue *plain, size_t limit)
+static enum record_result open_all(struct record *r, struct queue *plain, size_t limit)
 {
 	struct tls *tls = container_of(r, struct tls, record);
 
@@ -140,6 +140,14 @@ static enum record_result openssl_open(struct record *r, struct queue *plain, si
 		plain->bytes += n;
 	}
 	return RECORD_OK;
+}
+
+static enum record_result openssl_open(struct record *r, struct queue *plain, size_t limit)
+{
+	enum record_result result = open_all(r, plain, limit);
+
+	r->busy = SSL_in_init(ssl_of(r)); /* the peer wants another handshake, or has sent a part of a message */
+	return result;
 }
 
 static enum record_result openssl_seal(struct record *r, struct queue *plain)

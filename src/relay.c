@@ -97,7 +97,9 @@ void relay_expired(struct conn *c)
 
 static bool has_room(const struct pump *p)
 {
-	return p->to->out.bytes < BUFFERED_MAX && p->from->out.bytes < OWED_MAX;
+	size_t waiting = p->to->out.bytes + (p->more ? p->from->in.bytes : 0);
+
+	return waiting < BUFFERED_MAX && p->from->out.bytes < OWED_MAX;
 }
 
 static enum end_receiving manner(const struct pump *p)
@@ -275,6 +277,12 @@ void relay_count(struct pump *p, size_t n)
 	}
 }
 
+/* The TLS side can take no application data, for it has a handshake under way. */
+static bool is_busy(const struct end *e)
+{
+	return e->tls && e->tls->record.busy;
+}
+
 /* Moves what has come in to the other side's queue. Returns false when the connection is over. */
 static bool move(struct pump *p)
 {
@@ -282,7 +290,7 @@ static bool move(struct pump *p)
 	struct queue plain = {0};
 	bool ok = true;
 
-	p->more = p->to->out.bytes >= BUFFERED_MAX || offload_holds(p);
+	p->more = p->to->out.bytes >= BUFFERED_MAX || offload_holds(p) || is_busy(p->to);
 	if (p->more)
 		return true;
 	if (p->from->tls)
@@ -434,7 +442,7 @@ void relay_received(struct end *e, const struct ring_result *result)
 {
 	struct conn *c = e->conn;
 	struct pump *p = relay_pump_from(e);
-	bool ok = true;
+	bool ok = true, busy = is_busy(e);
 
 	c->active_ms = ring_now_ms(c->worker->ring);
 	if (e->receiving == END_POLLED) {
@@ -450,7 +458,8 @@ void relay_received(struct end *e, const struct ring_result *result)
 	}
 	if (!ok)
 		conn_finish(c, CONN_RESET);
-	else if (pump_run(p))
+	else if (pump_run(p) &&
+	         (!busy || pump_run(relay_pump_to(e)))) /* the other direction may have waited for the end of a handshake */
 		settle(c);
 }
 

@@ -6,6 +6,7 @@ import re
 import select
 import ssl
 import subprocess
+import threading
 import time
 
 import pytest
@@ -305,6 +306,96 @@ def test_renegotiation(bench, option, outcome):
         if outcome == "aborted":
             proxy.wait_log("Aborting due to renegotiation request")
     bench.client(proxy.port).ping()
+
+
+class Renegotiating:
+    """`openssl s_server`, which counts what it is sent and can be told to want another handshake."""
+
+    def __init__(self, bench, pki):
+        self.port = bench.ports()
+        self.child = bench.run(["openssl", "s_server", "-accept", f"127.0.0.1:{self.port}", "-cert", pki.ec, "-key", pki.ec_key, "-tls1_2",
+                                "-no_ticket", "-no_resumption_on_reneg"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.arrived, self.said = 0, b""
+        until(lambda: not bench.ports.free(self.port))
+
+    def read(self):
+        part = os.read(self.child.stdout.fileno(), 1 << 20)
+        assert part, f"the end after {self.arrived} bytes"
+        self.arrived += part.count(b"\1")
+        self.said += part.replace(b"\1", b"")
+
+    def say(self, line):
+        self.child.stdin.write(line)
+        self.child.stdin.flush()
+
+    def renegotiate(self):
+        before = self.said.count(b"SSL_do_handshake")
+        self.say(b"R\n")
+        while self.said.count(b"SSL_do_handshake") == before:
+            self.read()
+
+
+@pytest.mark.san
+def test_renegotiation_while_data_flows(bench, pki):
+    """The server wants another handshake while we are sending: what is sent waits for it, and nothing is lost."""
+    size, server = 64 << 20, Renegotiating(bench, pki)
+    proxy = bench.tls_client(server.port)
+    with connect(proxy.port) as sock:
+        thread = threading.Thread(target=sock.sendall, args=(b"\1" * size,), daemon=True)
+        thread.start()
+        for part in range(1, 5):
+            while server.arrived < part * size // 8:
+                server.read()
+            server.renegotiate()
+        while server.arrived < size:
+            server.read()
+        thread.join()
+        server.say(b"done\n")
+        assert read_exactly(sock, 5) == b"done\n"
+
+
+@pytest.mark.serial
+@pytest.mark.nosan
+def test_server_that_stalls_in_a_renegotiation_takes_no_memory(bench, pki):
+    """While the handshake waits for it, so does who sends to it."""
+    size, server, open_gate = 64 << 20, Renegotiating(bench, pki), threading.Event()
+    open_gate.set()
+
+    def between(sock, _):
+        """Lets nothing to the server while the gate is shut."""
+        with connect(server.port) as upstream:
+            back = threading.Thread(target=pass_on, args=(upstream, sock), daemon=True)
+            back.start()
+            pass_on(sock, upstream, open_gate)
+
+    proxy = bench.tls_client(bench.server(between).port)
+    with connect(proxy.port) as sock:
+        sock.sendall(b"\1")
+        while not server.arrived:
+            server.read()
+        open_gate.clear()
+        before = proxy.rss_kib()
+        server.say(b"R\n")
+        proxy.wait_log("read hello request")
+        thread = threading.Thread(target=sock.sendall, args=(b"\1" * size,), daemon=True)
+        thread.start()
+        thread.join(3)
+        assert thread.is_alive() and proxy.rss_kib() - before < 16384
+        open_gate.set()
+        while server.arrived < size + 1:
+            server.read()
+        thread.join()
+
+
+def pass_on(source, target, gate=None):
+    try:
+        while data := source.recv(65536):
+            if gate:
+                gate.wait()
+            target.sendall(data)
+    except OSError:
+        pass
 
 
 # --- sessions and tickets ---
