@@ -94,12 +94,13 @@ static bool digest_keys(struct tls_trust *t, const struct psks *psks)
 	return ok;
 }
 
-/* With `redirect` who fails has a session too: where there is none it would open the door. */
+/* With `redirect` who fails has a session too: where there is none it would open the door. So does a list in CAfile that nobody looks at. */
 static bool digest_options(struct tls_trust *t, const struct section *s)
 {
-	const char flags[] = {s->client,       s->request_cert,      s->require_cert,       s->verify_chain,
-	                      s->verify_peer,  s->crl_check_chain,   s->ocsp_aia,           s->ocsp_nonce,
-	                      s->ocsp_require, (char)s->psk_require, s->redirect.count > 0, (char)s->security_level};
+	const char flags[] = {s->client,           s->request_cert,      s->require_cert,       s->verify_chain,
+	                      s->verify_peer,      s->crl_check_chain,   s->ocsp_aia,           s->ocsp_nonce,
+	                      s->ocsp_require,     (char)s->psk_require, s->redirect.count > 0, (char)s->security_level,
+	                      s->crl_file != NULL, s->crl_path != NULL};
 
 	return digest_bytes(t, flags, sizeof(flags)) && digest_directory(t, s->ca_path) && digest_directory(t, s->crl_path) &&
 	       digest_texts(t, &s->check_host) && digest_texts(t, &s->check_email) && digest_texts(t, &s->check_ip) &&

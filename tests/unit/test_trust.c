@@ -144,6 +144,9 @@ Test(trust, digest_is_of_what_decides)
 	cr_expect_not(alike(ca_file("a.pem", "verifyPeer = yes\ncheckHost = ab"),
 	                    ca_file("a.pem", "verifyPeer = yes\ncheckHost = a\ncheckHost = b")));
 	cr_expect_not(alike(base, ca_file("a.pem", "verifyChain = yes\nCRLcheckChain = yes")));
+	cr_expect_not(alike(base, ca_file("a.pem", "verifyChain = yes\nredirect = 3")), "who is let in there is not let in here");
+	cr_expect_not(alike(base, ca_file("a.pem", "verifyChain = yes\nCRLpath = /nonexistent")), "nobody is let in there");
+	cr_expect_not(alike(base, ca_file("a.pem", "verifyChain = yes\nconfig = VerifyMode:Request")));
 }
 
 Test(trust, digest_knows_directories_by_what_is_in_them)
