@@ -10,6 +10,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509_vfy.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -21,8 +22,11 @@ struct crl_file {
 	ino_t inode;
 	off_t size;
 	struct timespec changed;
+	bool again; /* it could not be read, which may be better next time */
+	STACK_OF(X509_CRL) * lists;
 };
 
+/* The store's: it belongs to one worker. */
 struct crl_dir {
 	const char *path;
 	OSSL_LIB_CTX *library;
@@ -30,41 +34,9 @@ struct crl_dir {
 	size_t count;
 };
 
-X509_CRL *crl_copy(X509_CRL *crl, OSSL_LIB_CTX *library)
-{
-	unsigned char *der = NULL;
-	int n = i2d_X509_CRL(crl, &der);
-	const unsigned char *p = der;
-	X509_CRL *copy = n > 0 ? X509_CRL_new_ex(library, NULL) : NULL;
+static int store_index = -1; /* X509_STORE ex_data: its struct crl_dir */
 
-	if (copy && !d2i_X509_CRL(&copy, &p, n))
-		copy = NULL; /* d2i freed it */
-	OPENSSL_free(der);
-	return copy;
-}
-
-int lookup_answer(X509_STORE *store, X509_LOOKUP_TYPE type, const X509_NAME *name, X509_OBJECT *found)
-{
-	X509_OBJECT *object;
-
-	if (!X509_STORE_lock(store))
-		return 0;
-	object = X509_OBJECT_retrieve_by_subject(X509_STORE_get0_objects(store), type, name);
-	X509_STORE_unlock(store);
-	if (!object)
-		return 0;
-	/* The answer holds no reference: whoever asked takes one of its own. */
-	if (type == X509_LU_X509) {
-		if (!X509_OBJECT_set1_X509(found, X509_OBJECT_get0_X509(object)))
-			return 0;
-		X509_free(X509_OBJECT_get0_X509(object));
-	} else {
-		if (!X509_OBJECT_set1_X509_CRL(found, X509_OBJECT_get0_X509_CRL(object)))
-			return 0;
-		X509_CRL_free(X509_OBJECT_get0_X509_CRL(object));
-	}
-	return 1;
-}
+/* --- files -------------------------------------------------------------------------------------------------------------------------- */
 
 /* Where a file is remembered, or NULL without memory. */
 static struct crl_file *file_at(struct crl_dir *dir, unsigned long hash, unsigned number)
@@ -94,102 +66,174 @@ static bool file_changed(struct crl_file *file, const struct stat *st)
 	return !same;
 }
 
-/* Returns false without memory for all that is in it. */
-static bool add_lists(STACK_OF(X509_INFO) * infos, const struct crl_dir *dir, X509_STORE *store, int *count)
+/* Adds the next list of a PEM file. False: the end, or an error. */
+static bool read_list(BIO *bio, OSSL_LIB_CTX *library, STACK_OF(X509_CRL) * lists)
 {
-	bool ok = true;
+	X509_CRL *crl = X509_CRL_new_ex(library, NULL);
 
-	for (int i = 0; ok && i < sk_X509_INFO_num(infos); i++) {
-		X509_CRL *crl = sk_X509_INFO_value(infos, i)->crl;
-		X509_CRL *copy = crl ? crl_copy(crl, dir->library) : NULL;
-
-		if (!crl)
-			continue;
-		ok = copy && X509_STORE_add_crl(store, copy);
-		X509_CRL_free(copy);
-		*count += ok;
-	}
-	return ok;
+	if (crl && PEM_read_bio_X509_CRL(bio, &crl, NULL, NULL) && sk_X509_CRL_push(lists, crl) > 0)
+		return true;
+	X509_CRL_free(crl); /* NULL where d2i has freed it */
+	return false;
 }
 
-/*
- * A file that is being written may not be complete: the lists of its older state stay in the store, and it is read again when it changes once more.
- * Returns false if it was not the file's fault.
- */
-static bool file_load(const struct crl_dir *dir, const char *path, X509_STORE *store)
+/* All lists of a file. NULL: there is none, or not all can be read, with the reason in the error queue. */
+static STACK_OF(X509_CRL) * read_lists(const char *path, OSSL_LIB_CTX *library)
 {
+	STACK_OF(X509_CRL) *lists = sk_X509_CRL_new_null();
 	BIO *bio = BIO_new_file(path, "r");
-	STACK_OF(X509_INFO) *infos = bio ? PEM_X509_INFO_read_bio(bio, NULL, NULL, NULL) : NULL;
-	bool ok = infos || ERR_GET_REASON(ERR_peek_error()) != ERR_R_MALLOC_FAILURE;
-	int count = 0;
 
-	ok = ok && add_lists(infos, dir, store, &count);
-	sk_X509_INFO_pop_free(infos, X509_INFO_free);
+	while (lists && bio && read_list(bio, library, lists))
+		;
 	BIO_free(bio);
-	ERR_clear_error();
-	if (count == 0)
-		log_global(LOG_WARNING, "No revocation list in %s", path);
-	return ok;
+	if (bio && sk_X509_CRL_num(lists) > 0 && ERR_GET_REASON(ERR_peek_error()) == PEM_R_NO_START_LINE)
+		return lists;
+	sk_X509_CRL_pop_free(lists, X509_CRL_free);
+	return NULL;
 }
 
-static int dir_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NAME *name, X509_OBJECT *found)
+/* A file that is being written may not be complete: the lists of its older state stay, and it is read again when it changes once more. */
+static void file_load(struct crl_file *file, const char *path, OSSL_LIB_CTX *library)
 {
-	struct crl_dir *dir = X509_LOOKUP_get_method_data(lookup);
-	X509_STORE *store = X509_LOOKUP_get_store(lookup);
+	STACK_OF(X509_CRL) * lists;
+	unsigned long error;
+
+	ERR_clear_error();
+	lists = read_lists(path, library);
+	error = ERR_peek_error();
+	if (!lists && !file->again)
+		log_global(LOG_WARNING, "No revocation list in %s", path);
+	file->again = !lists && (ERR_SYSTEM_ERROR(error) || ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE);
+	ERR_clear_error();
+	if (!lists)
+		return;
+	sk_X509_CRL_pop_free(file->lists, X509_CRL_free);
+	file->lists = lists;
+}
+
+/* --- lookups ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Returns false if a file cannot be read, or is not remembered for want of memory. */
+static bool dir_refresh(struct crl_dir *dir, unsigned long hash)
+{
 	char path[PATH_MAX];
-	unsigned long hash;
 	struct stat st;
 
-	if (type != X509_LU_CRL)
-		return 0;
-	hash = X509_NAME_hash_ex(name, dir->library, NULL, NULL);
 	for (unsigned number = 0;; number++) {
 		struct crl_file *file;
 
-		if (snprintf(path, sizeof(path), "%s/%08lx.r%u", dir->path, hash, number) >= PATH_MAX || stat(path, &st) < 0)
-			break;
+		if (snprintf(path, sizeof(path), "%s/%08lx.r%u", dir->path, hash, number) >= PATH_MAX || stat(path, &st) < 0 ||
+		    !S_ISREG(st.st_mode))
+			return true;
 		file = file_at(dir, hash, number);
 		if (!file)
-			break;
-		if (file_changed(file, &st) && !file_load(dir, path, store))
-			file->size = -1; /* once more next time */
+			return false;
+		if (file_changed(file, &st) || file->again)
+			file_load(file, path, dir->library);
+		if (file->again)
+			return false;
 	}
-	return lookup_answer(store, type, name, found);
 }
 
-static void dir_free(X509_LOOKUP *lookup)
+static bool add_reference(STACK_OF(X509_CRL) * lists, X509_CRL *crl)
 {
-	struct crl_dir *dir = X509_LOOKUP_get_method_data(lookup);
+	bool ok = X509_CRL_up_ref(crl);
 
+	if (ok && sk_X509_CRL_push(lists, crl) <= 0) {
+		X509_CRL_free(crl);
+		ok = false;
+	}
+	return ok;
+}
+
+/* The issuer's lists. NULL: some may be missing, so that none is worth anything. */
+static STACK_OF(X509_CRL) * dir_find(struct crl_dir *dir, const X509_NAME *issuer)
+{
+	unsigned long hash = X509_NAME_hash_ex(issuer, dir->library, NULL, NULL);
+	STACK_OF(X509_CRL) *found = sk_X509_CRL_new_null();
+	bool ok = found && dir_refresh(dir, hash);
+
+	for (size_t i = 0; ok && i < dir->count; i++)
+		for (int k = 0; ok && dir->files[i].hash == hash && k < sk_X509_CRL_num(dir->files[i].lists); k++) {
+			X509_CRL *crl = sk_X509_CRL_value(dir->files[i].lists, k);
+
+			if (X509_NAME_cmp(X509_CRL_get_issuer(crl), issuer) == 0)
+				ok = add_reference(found, crl);
+		}
+	if (ok)
+		return found;
+	sk_X509_CRL_pop_free(found, X509_CRL_free);
+	return NULL;
+}
+
+static struct crl_dir *dir_of(const X509_STORE *store)
+{
+	return X509_STORE_get_ex_data(store, store_index);
+}
+
+/* X509_STORE_set_lookup_crls(3): what is in the directory, and what the store has besides (CRLfile). */
+static STACK_OF(X509_CRL) * lookup_crls(const X509_STORE_CTX *ctx, const X509_NAME *issuer)
+{
+	STACK_OF(X509_CRL) *found = dir_find(dir_of(X509_STORE_CTX_get0_store(ctx)), issuer);
+	STACK_OF(X509_CRL) *others = found ? X509_STORE_CTX_get1_crls(ctx, issuer) : NULL;
+	X509_CRL *crl;
+
+	while (others && (crl = sk_X509_CRL_shift(others)))
+		if (sk_X509_CRL_push(found, crl) <= 0)
+			X509_CRL_free(crl);
+	sk_X509_CRL_free(others);
+	return found;
+}
+
+static bool is_current(const X509_CRL *crl)
+{
+	return !X509_CRL_get0_nextUpdate(crl) || X509_cmp_current_time(X509_CRL_get0_nextUpdate(crl)) > 0;
+}
+
+bool crl_dir_clears(const X509_STORE *store, X509 *cert)
+{
+	STACK_OF(X509_CRL) *lists = dir_find(dir_of(store), X509_get_issuer_name(cert));
+	int count = lists ? sk_X509_CRL_num(lists) : -1;
+	bool current = count == 0, named = false;
+
+	for (int i = 0; i < count; i++) {
+		X509_CRL *crl = sk_X509_CRL_value(lists, i);
+		X509_REVOKED *entry;
+
+		current |= is_current(crl);
+		named |= X509_CRL_get0_by_cert(crl, &entry, cert) == 1;
+	}
+	sk_X509_CRL_pop_free(lists, X509_CRL_free);
+	return current && !named;
+}
+
+/* --- the store's -------------------------------------------------------------------------------------------------------------------- */
+
+/* CRYPTO_EX_free(3): with the store. */
+static void dir_free(void *parent, void *data, CRYPTO_EX_DATA *all, int index, long argl, void *argp)
+{
+	struct crl_dir *dir = data;
+
+	(void)parent, (void)all, (void)index, (void)argl, (void)argp;
+	for (size_t i = 0; dir && i < dir->count; i++)
+		sk_X509_CRL_pop_free(dir->files[i].lists, X509_CRL_free);
 	if (dir)
 		free(dir->files);
 	free(dir);
 }
 
-static X509_LOOKUP_METHOD *dir_method(void)
-{
-	static X509_LOOKUP_METHOD *method; /* made by the main thread, before there is a worker that uses it */
-
-	if (method)
-		return method;
-	method = X509_LOOKUP_meth_new("directory of revocation lists");
-	if (method && (!X509_LOOKUP_meth_set_get_by_subject(method, dir_find) || !X509_LOOKUP_meth_set_free(method, dir_free))) {
-		X509_LOOKUP_meth_free(method);
-		method = NULL;
-	}
-	return method;
-}
-
 bool crl_dir_add(X509_STORE *store, const char *path, OSSL_LIB_CTX *library)
 {
-	X509_LOOKUP_METHOD *method = dir_method();
-	X509_LOOKUP *lookup = method ? X509_STORE_add_lookup(store, method) : NULL;
-	struct crl_dir *dir = lookup ? calloc(1, sizeof(*dir)) : NULL;
+	struct crl_dir *dir = calloc(1, sizeof(*dir));
 
-	if (!dir)
+	if (store_index < 0)
+		store_index = X509_STORE_get_ex_new_index(0, NULL, NULL, NULL, dir_free);
+	if (!dir || store_index < 0 || !X509_STORE_set_ex_data(store, store_index, dir)) {
+		free(dir);
 		return false;
+	}
 	dir->path = path;
 	dir->library = library;
-	X509_LOOKUP_set_method_data(lookup, dir); /* an assignment: it cannot fail */
+	X509_STORE_set_lookup_crls(store, lookup_crls);
 	return true;
 }

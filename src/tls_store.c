@@ -76,6 +76,21 @@ static STACK_OF(X509) * finder_decode(const struct finder *f, unsigned long hash
 	return NULL;
 }
 
+/* The store's certificate of that name, without a reference: X509_LOOKUP_meth_new(3) has whoever asked take one. Returns 0 if it has none. */
+static int answer(X509_STORE *store, const X509_NAME *name, X509_OBJECT *found)
+{
+	X509_OBJECT *object;
+
+	if (!X509_STORE_lock(store))
+		return 0;
+	object = X509_OBJECT_retrieve_by_subject(X509_STORE_get0_objects(store), X509_LU_X509, name);
+	X509_STORE_unlock(store);
+	if (!object || !X509_OBJECT_set1_X509(found, X509_OBJECT_get0_X509(object)))
+		return 0;
+	X509_free(X509_OBJECT_get0_X509(object));
+	return 1;
+}
+
 /*
  * Puts all certificates of that subject into the store, which from then on does not ask for this name again: so all of them, or none
  * when memory is short.
@@ -93,7 +108,7 @@ static int finder_find(X509_LOOKUP *lookup, X509_LOOKUP_TYPE type, const X509_NA
 	for (int i = 0; ok && i < sk_X509_num(certs); i++)
 		ok = X509_STORE_add_cert(store, sk_X509_value(certs, i)) == 1;
 	sk_X509_pop_free(certs, X509_free);
-	return ok ? lookup_answer(store, type, name, found) : 0;
+	return ok ? answer(store, name, found) : 0;
 }
 
 static X509_LOOKUP_METHOD *finder_method(void)
@@ -130,6 +145,20 @@ static X509_LOOKUP *store_add_directory(X509_STORE *store, const char *path)
 	X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_hash_dir());
 
 	return lookup && X509_LOOKUP_add_dir(lookup, path, X509_FILETYPE_PEM) == 1 ? lookup : NULL;
+}
+
+/* A copy in another library context, or NULL. */
+static X509_CRL *crl_copy(X509_CRL *crl, OSSL_LIB_CTX *library)
+{
+	unsigned char *der = NULL;
+	int n = i2d_X509_CRL(crl, &der);
+	const unsigned char *p = der;
+	X509_CRL *copy = n > 0 ? X509_CRL_new_ex(library, NULL) : NULL;
+
+	if (copy && !d2i_X509_CRL(&copy, &p, n))
+		copy = NULL; /* d2i freed it */
+	OPENSSL_free(der);
+	return copy;
 }
 
 static bool store_add_crls(X509_STORE *store, const struct tls_trust *t, OSSL_LIB_CTX *library)
