@@ -22,26 +22,38 @@ const struct config_note config_notes[] = {
                  "Records stay with OpenSSL then: see `inplace` and `ktls`."},
 	{"provider", "Loaded as soon as the line is read; OpenSSL's own algorithms stay available. See `engine`."},
 	{"providerParameter", "The provider must have been named before. Needs OpenSSL 3.5."},
-	{"chroot", "Done once everything is bound. From then on paths are those inside: `output`, `pid`, `CApath`, `CRLpath`, "
-                   "`/etc/resolv.conf`, `/etc/hosts`, and at a reload the configuration file itself and everything that it names. "
-                   "Certificates, keys and CAs of the start are loaded before, modules for names and the time zone too, and syslog is connected. "
-                   "No descriptor of a directory outside is kept, for that would be a way out."},
+	{"chroot",
+         "Done once everything is bound. From then on paths are those inside: `output`, `pid`, `CApath`, `CRLpath`, "
+         "`/etc/resolv.conf`, `/etc/hosts`, and at a reload the configuration file itself and everything that it names. "
+         "Certificates, keys and CAs of the start are loaded before, modules for names and the time zone too, and syslog is "
+         "connected. "
+         "No descriptor of a directory outside is kept, for that would be a way out."},
 	{"compression", "Any value ends the start, for lengths of compressed data betray what is encrypted."},
 	{"EGD", "Accepted, without effect: random numbers come from the kernel."},
-	{"RNDfile", "Its bytes are stirred into the random number generators at start, besides the kernel's. One that cannot be read is warned about."},
+	{"RNDfile", "Its bytes are stirred into the random number generators at start, besides the kernel's. One that cannot be "
+                    "read is warned about."},
 	{"RNDbytes", "At most 65536 are read."},
 	{"RNDoverwrite", "With `yes` a regular file gets 1024 new bytes once it was read."},
-	{"setgid", "The process's further groups are given up. In a section it says only whose a Unix socket of `accept` is. Names are looked up at the start; a number need not be known."},
-	{"setuid", "Done once everything is bound, before `output` and `pid` are opened. Without `setgid` the process gets the groups of the user, "
+	{"setgid", "The process's further groups are given up. In a section it says only whose a Unix socket of `accept` is. "
+                   "Names are looked up at the start; a number need not be known."},
+	{"setuid", "Done once everything is bound, before `output` and `pid` are opened. Without `setgid` the process gets the "
+                   "groups of the user, "
                    "and of a number that is no user the group 65534; no group of root's is left. "
-                   "No capability is left either, but for CAP_NET_RAW with `transparent`, and CAP_NET_BIND_SERVICE where a port below 1024 was bound at the start, so that a reload can bind "
-                   "another; otherwise a reload that names one fails and changes nothing. In a section it says only whose a Unix socket of `accept` is."},
-	{"sandbox", "With `yes`: by Landlock the process can open no other files than those in the directories of the files that the configuration names, and what "
-                    "the system's libraries need; by a seccomp filter it can run no programs but itself, and make none of the system calls that a proxy never "
-                    "makes; its rings take no other operations than its own; it can get no new privileges. What the kernel does not have is left out, and the log says so. "
+                   "No capability is left either, but for CAP_NET_RAW with `transparent`, and CAP_NET_BIND_SERVICE where a port "
+                   "below 1024 was bound at the start, so that a reload can bind "
+                   "another; otherwise a reload that names one fails and changes nothing. In a section it says only whose a Unix "
+                   "socket of `accept` is."},
+	{"sandbox", "With `yes`: by Landlock the process can open no other files than those in the directories of the files that "
+                    "the configuration names, and what "
+                    "the system's libraries need; by a seccomp filter it can run no programs but itself, and make none of the "
+                    "system calls that a proxy never "
+                    "makes; its rings take no other operations than its own; it can get no new privileges. What the kernel does "
+                    "not have is left out, and the log says so. "
                     "A reload that names files elsewhere is refused: they need a restart, as do new engines and tokens. "
-                    "While there are engines or tokens, files are not restricted. Programs of `exec` would be in it too, so with them only the rings are restricted. "
-                    "With `strict` the TCP ports to listen on and to connect to are those that the configuration names, too (Linux 6.7); a reload that names others needs a restart."},
+                    "While there are engines or tokens, files are not restricted. Programs of `exec` would be in it too, so with "
+                    "them only the rings are restricted. "
+                    "With `strict` the TCP ports to listen on and to connect to are those that the configuration names, too "
+                    "(Linux 6.7); a reload that names others needs a restart."},
 	{"foreground", "`yes` logs to stderr besides everything else, `quiet` does not. "
                        "In the background relative paths would lead elsewhere: `output` and `pid` must be absolute there."},
 	{"log", "`overwrite` empties the file whenever it is opened, by SIGUSR1, a reload and once a day too."},
@@ -98,6 +110,7 @@ const struct config_note config_notes[] = {
 	{"connect", "Each address that a name stands for counts. See ADDRESSES and `failover`."},
 	{"CRLpath", "The files are named as `openssl rehash` does, and looked for during handshakes; one that has been changed "
                     "is read again. "
+                    "From then on a session whose certificate it names is not resumed either. "
                     "See `CRLfile`."},
 	{"CRLfile", "PEM, read at start. With `CRLfile` or `CRLpath` a peer is refused if its certificate is revoked, or if "
                     "there is no valid list of "
@@ -216,7 +229,9 @@ const struct config_note config_notes[] = {
 	{"service",
          "In a section it takes the place of the name in brackets. The global one is not inherited; its default is `stunnel`."},
 	{"sessionCacheSize", "0 or less: without limit. Sessions that live in tickets take no room."},
-	{"sessionCacheTimeout", "Tickets are valid for the same time."},
+	{"sessionCacheTimeout",
+         "Tickets are valid for the same time. It begins with a full handshake: sessions that are given when one is "
+         "resumed (TLS 1.3) end when that would have."},
 	{"sessiond", "Each new session is told to the server, and a session that is not in our own cache is asked for: for 200 "
                      "ms, then the client has a full handshake. "
                      "Tickets without state are off, as with `options = NO_TICKET`. Sessions of more than 512 bytes, which those "

@@ -92,7 +92,8 @@ enum { TLS_CACHED_MAX = 512 };
 struct tls;
 struct tls_cache {
 	/* Hands a session over, and lets it be forgotten: both come back at once, whatever becomes of it. */
-	void (*put)(struct tls *tls, const unsigned char *id, size_t id_len, const unsigned char *session, size_t n, long lifetime_s);
+	void (*put)(struct tls *tls, const unsigned char *id, size_t id_len, const unsigned char *session, size_t n,
+	            long lifetime_s);
 	void (*forget)(struct tls *tls, const unsigned char *id, size_t id_len);
 	/* Asks for a session, suspending, and copies it to `session`. Returns its size, 0: there is none. */
 	size_t (*get)(struct tls *tls, const unsigned char *id, size_t id_len, unsigned char *session);
@@ -141,6 +142,7 @@ struct tls {
 	unsigned cache_asked;          /* how often */
 
 	const struct addr *backend; /* for the tickets under way */
+	long long session_end; /* of a session that was resumed, in seconds since 1970: those that come of it end then, too */
 };
 
 /*

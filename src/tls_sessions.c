@@ -8,6 +8,7 @@
 #include "tls_context.h"
 #include "tls_session_cache.h"
 #include "tls_session_data.h"
+#include "tls_verify.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -15,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
 	CLIENT_SESSIONS_MAX = 1024,
@@ -124,10 +126,27 @@ static bool is_short(const struct tls *tls, const struct addr *backend)
 	return tls->context->policy.plain && !backend && !section->client && (section->ticket_key || section->sessiond);
 }
 
+/*
+ * TLS 1.3 gives new sessions for old ones without end. They end when the first would have (RFC 8446 4.6.1): the peer's certificate was checked when
+ * that began. Returns the seconds until then, or what the session has anyway.
+ */
+static long long seconds_left(const struct tls *tls, const SSL_SESSION *session)
+{
+	if (!tls->session_end || !SSL_session_reused(tls->ssl) || SSL_SESSION_get_protocol_version(session) < TLS1_3_VERSION)
+		return SSL_SESSION_get_timeout(session);
+	return tls->session_end - time(NULL);
+}
+
+static long long end_of(const SSL_SESSION *session)
+{
+	return (long long)SSL_SESSION_get_time(session) + SSL_SESSION_get_timeout(session);
+}
+
 /* Writes down in a session what its connection has been found to be. */
 static bool set_data(struct tls *tls, SSL_SESSION *session, const struct addr *backend)
 {
 	struct session_data data = {.authenticated = tls_authenticated(tls), .bound = !is_short(tls, backend)};
+	long long left = seconds_left(tls, session);
 	unsigned char bytes[SESSION_DATA_MAX];
 	size_t n;
 
@@ -135,6 +154,7 @@ static bool set_data(struct tls *tls, SSL_SESSION *session, const struct addr *b
 	if (backend)
 		data.backend = *backend;
 	n = session_data_write(&data, bytes);
+	SSL_SESSION_set_timeout(session, left ? (long)left : 1); /* OpenSSL reads a zero as three seconds */
 	return SSL_SESSION_set1_ticket_appdata(session, bytes, n) == 1;
 }
 
@@ -145,12 +165,13 @@ static bool is_bare(const struct tls *tls, const SSL_SESSION *session)
 }
 
 /*
- * Whether a session may be resumed here: it was made by a section that checks the same. Sessions that do not say so, as those of stunnel, are good
- * where nothing is checked.
+ * Whether a session may be resumed here: it was made by a section that checks the same, and nothing is known against its certificate since. Sessions that
+ * do not say so, as those of stunnel, are good where nothing is checked.
  */
 static bool is_ours(struct tls *tls, SSL_SESSION *session, struct session_data *data)
 {
 	const struct tls_policy *policy = &tls->context->policy;
+	X509 *cert = SSL_SESSION_get0_peer(session);
 	const char *wrong;
 
 	if (!get_data(session, data, &wrong)) {
@@ -160,10 +181,11 @@ static bool is_ours(struct tls *tls, SSL_SESSION *session, struct session_data *
 		tls_log(tls, LOG_WARNING, "%s", wrong);
 		return false;
 	}
-	if (data->bound ? memcmp(data->policy, policy->hash, POLICY_SIZE) == 0 : policy->plain)
-		return true;
-	tls_log(tls, LOG_INFO, "The session was made where other checks are made: it is not resumed");
-	return false;
+	if (data->bound ? memcmp(data->policy, policy->hash, POLICY_SIZE) != 0 : !policy->plain) {
+		tls_log(tls, LOG_INFO, "The session was made where other checks are made: it is not resumed");
+		return false;
+	}
+	return !data->authenticated || !cert || verify_again(tls, cert);
 }
 
 /* --- server: tickets ---------------------------------------------------------------------------------------------------------------- */
@@ -347,12 +369,12 @@ static void server_remove(SSL_CTX *ctx, SSL_SESSION *session)
 		tls->cache->forget(tls, id, n);
 }
 
-/* The tickets of TLS 1.3 that the section gives: after a resumption one, for one was used up. */
+/* The tickets of TLS 1.3 that the section gives: after a resumption one, for one was used up, unless it would be of no use. */
 static size_t tickets_due(const struct tls *tls)
 {
 	size_t n = SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(tls->ssl));
 
-	if (!tls->section->session_resume)
+	if (!tls->section->session_resume || seconds_left(tls, SSL_get0_session(tls->ssl)) <= 0)
 		return 0;
 	return n > 1 && SSL_session_reused(tls->ssl) ? 1 : n;
 }
@@ -364,8 +386,11 @@ bool tls_issue_tickets(struct tls *tls, const struct addr *backend)
 	ERR_clear_error();
 	tls->backend = backend;
 	if (SSL_version(tls->ssl) >= TLS1_3_VERSION) {
-		size_t n = tickets_due(tls);
+		size_t n;
 
+		if (tls_resumed(tls))
+			tls->session_end = end_of(SSL_get0_session(tls->ssl));
+		n = tickets_due(tls);
 		for (size_t i = 0; ok && i < n; i++)
 			ok = SSL_new_session_ticket(tls->ssl) == 1;
 		ok = ok && (n == 0 || SSL_do_handshake(tls->ssl) == 1);
@@ -390,7 +415,8 @@ static int client_new(SSL *ssl, SSL_SESSION *session)
 	tls_log(tls, LOG_DEBUG, "New session callback");
 	if (tls13)
 		tls_log_session_id(tls, session);
-	if (tls->section->session_resume && SSL_SESSION_is_resumable(session) && set_data(tls, session, NULL))
+	if (tls->section->session_resume && SSL_SESSION_is_resumable(session) && seconds_left(tls, session) > 0 &&
+	    set_data(tls, session, NULL))
 		session_cache_store(sessions_of(tls)->client, tls->destination, strlen(tls->destination), session,
 		                    tls13 ? CLIENT_ALIKE : 1);
 	return 0;
@@ -404,10 +430,12 @@ void tls_sessions_offer(struct tls *tls)
 	char hex[2 * SSL_MAX_SSL_SESSION_ID_LENGTH + 1];
 	struct session_data data;
 
-	if (session && is_ours(tls, session, &data) && SSL_set_session(tls->ssl, session) == 1)
+	if (session && is_ours(tls, session, &data) && SSL_set_session(tls->ssl, session) == 1) {
+		tls->session_end = end_of(session);
 		tls_log(tls, LOG_INFO, "Attempting to resume: %s", tls_session_id_text(session, hex));
-	else
+	} else {
 		tls_log(tls, LOG_DEBUG, "No previous session to resume");
+	}
 	SSL_SESSION_free(session);
 }
 

@@ -6,6 +6,7 @@
 #include "tls_verify.h"
 
 #include "tls_context.h"
+#include "tls_crl_dir.h"
 #include "tls_ocsp.h"
 
 #include <openssl/err.h>
@@ -285,6 +286,19 @@ static int verify_all(X509_STORE_CTX *store, void *arg)
 	ok = X509_verify_cert(store) == 1;
 	tls->authenticated = ok && tls->accepted && !tls->rejected;
 	return ok;
+}
+
+bool verify_again(const struct tls *tls, X509 *cert)
+{
+	const char *what = NULL;
+
+	if (X509_cmp_current_time(X509_get0_notAfter(cert)) <= 0)
+		what = "has expired";
+	else if (tls->section->crl_path && !crl_dir_clears(SSL_CTX_get_cert_store(tls->context->ctx), cert))
+		what = "may have been revoked";
+	if (what)
+		tls_log(tls, LOG_INFO, "The certificate of the session %s since: it is not resumed", what);
+	return !what;
 }
 
 /* With `redirect` those without a certificate are led elsewhere too. */

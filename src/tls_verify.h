@@ -18,6 +18,12 @@ const char *name_text(const X509_NAME *name, char text[LOG_TEXT_MAX]);
 /* What a context asks its peers for, and the callbacks that judge the answer. */
 void verify_install(struct tls_context *context);
 
+/*
+ * Before a session is resumed, about the certificate that began it: false, logged, if what can be known without its chain speaks against it, its last day or a list of
+ * CRLpath. Then there is a full handshake, with all checks.
+ */
+bool verify_again(const struct tls *tls, X509 *cert);
+
 /* Before a handshake: says in the log what is asked for. */
 void verify_announce(const struct tls *tls);
 

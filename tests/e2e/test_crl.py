@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from peers import TIMEOUT, TlsClient, client_context
+from peers import TIMEOUT, TlsClient, client_context, connect, echo, name, server_context
 from pki import CA
-from proxy import IS_STUNNEL, until
+from proxy import IS_STUNNEL, SLOW, until
 from test_trust import INTERMEDIATE, ROLES, ROOT, TLS12, TLS13, VERSIONS, Meeting, bad_chain, dn, expect
 
 
@@ -234,6 +234,98 @@ def test_reload_revokes(bench, trust, version, tmp_path):
     assert not allowed("revoked", sessions["revoked"])
     assert not allowed("revoked")
     assert allowed("fine", sessions["fine"])
+
+
+def lists(trust, tmp_path, name):
+    """A directory in which that list takes the place of the others, by a rename."""
+    directory = tmp_path / "lists"
+    if not directory.exists():
+        return trust.hashed(directory, trust.path(name + ".crl"))
+    (tmp_path / "new").write_bytes(open(trust.path(name + ".crl"), "rb").read())
+    os.rename(tmp_path / "new", directory / os.listdir(directory)[0])
+    return directory
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("more", ["", "redirect = 127.0.0.1:{}", "options = NO_TICKET"])
+def test_a_session_ends_with_its_certificate(bench, trust, version, more, tmp_path):
+    """Revoked in CRLpath since: the client is looked at anew, without a reload. So is everybody whose list is out of date."""
+    directory = lists(trust, tmp_path, "none-revoked")
+    outside = bench.server(name("<out>"))
+    proxy = bench.tls_server(f"verifyChain = yes\nCAfile = {trust.crt('root')}\nCRLpath = {directory}\n{more.format(outside.port)}",
+                             backend=bench.server(name("<in>")), head="workers = 1")
+    contexts = {who: client_context(version=version, certificate=trust.pem(who)) for who in ("fine", "revoked")}
+    sessions = {}
+
+    def visit(who):
+        """Where it led, and whether a session was resumed."""
+        try:
+            with TlsClient(proxy.port, contexts[who], session=sessions.get(who)) as client:
+                where, sessions[who] = client.recv(), client.tls.session
+                client.bye()
+                return where, client.tls.session_reused
+        except (ssl.SSLError, OSError, EOFError):
+            return b"", False
+    nowhere = b"<out>" if more.startswith("redirect") else b""
+    for reused in (False, True, True):
+        assert visit("revoked") == visit("fine") == (b"<in>", reused)
+    lists(trust, tmp_path, "good")
+    assert visit("revoked") == (nowhere, False)
+    assert visit("fine") == (b"<in>", True)
+    assert proxy.wait_log(r"LOG6\[\d+\]: The certificate of the session may have been revoked since: it is not resumed$")
+    lists(trust, tmp_path, "expired-list")
+    assert visit("fine") == (nowhere, False)
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_of_a_client_section_ends_with_the_server_s_certificate(bench, trust, version, tmp_path):
+    directory = lists(trust, tmp_path, "none-revoked")
+    server = bench.server(echo, context=server_context(trust.pem("revoked"), version))
+    proxy = bench.tls_client(server.port, f"verifyChain = yes\nCAfile = {trust.crt('root')}\nCRLpath = {directory}", head="workers = 1")
+
+    def works(number):
+        with connect(proxy.port) as sock:
+            try:
+                sock.sendall(b"ping")
+                ok = sock.recv(4) == b"ping"
+            except OSError:
+                ok = False
+        proxy.wait_log(rf"LOG7\[{number}\]: Service \[c\] finished")
+        return ok
+    for number in range(3):
+        assert works(number)
+    assert len(proxy.lines("TLS connected: previous session reused")) == 2
+    lists(trust, tmp_path, "good")
+    assert not works(3)
+    server.errors.clear()
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_ends_on_the_last_day_of_its_certificate(bench, trust, version):
+    who = f"short-{version}"
+    trust.issue(who, issuer="intermediate", end=10 * SLOW / 86400)
+    proxy = bench.tls_server(f"verifyChain = yes\nCAfile = {trust.crt('root')}")
+    context, session = client_context(version=version, certificate=trust.pem(who)), None
+
+    def visit():
+        """Whether it was resumed; None: refused."""
+        nonlocal session
+        try:
+            with TlsClient(proxy.port, context, session=session) as client:
+                client.ping()
+                session = client.tls.session
+                client.bye()
+                return client.tls.session_reused
+        except (ssl.SSLError, OSError, EOFError):
+            return None
+    assert visit() is False
+    assert visit() is True
+    until(lambda: visit() is None, 20, "the end of the certificate")
+    assert proxy.wait_log(r"LOG6\[\d+\]: The certificate of the session has expired since: it is not resumed$")
 
 
 @pytest.mark.san

@@ -588,6 +588,25 @@ def test_every_worker_knows_the_backend(bench):
         assert reused and who == first
 
 
+@VERSIONS
+@pytest.mark.parametrize("options", ["", "options = NO_TICKET"])
+def test_sessions_of_sessions_end_with_the_first(bench, version, options):
+    """RFC 8446 4.6.1: or a client could go on for ever with what was found out about it once."""
+    proxy = bench.tls_server(f"sessionCacheTimeout = {4 * SLOW}\n{options}")
+    session = new_session(bench, proxy.port, version)
+    hint = session.ticket_lifetime_hint
+
+    def renewed():
+        nonlocal session
+        client = resumes(bench, proxy.port, session, version)
+        session = client.session
+        if version == V13 and client.reused:
+            assert session.ticket_lifetime_hint <= hint
+        return not client.reused
+    assert not renewed()
+    until(renewed, 10, "a full handshake")
+
+
 # --- the client ---
 
 
@@ -657,3 +676,16 @@ def test_a_session_of_tls12_is_offered_again(bench, pki):
         through(bench, proxy)
     assert [bool(offered) for _, offered, _ in client_lines(proxy)] == [False, True, True, True]
     proxy.wait_log(r"LOG7\[0\]: No previous session to resume")
+
+
+@VERSIONS
+def test_a_client_does_not_go_on_with_a_server_for_ever(bench, pki, version):
+    server = bench.server(echo, context=server_context(pki.ec_pem, version))
+    proxy = bench.tls_client(server.port, f"sessionCacheTimeout = {4 * SLOW}")
+
+    def renewed():
+        through(bench, proxy)
+        return len(proxy.lines("TLS connected: new session negotiated")) > 1
+    assert not renewed() and not renewed()
+    assert proxy.lines("TLS connected: previous session reused")
+    until(renewed, 10, "a full handshake")
