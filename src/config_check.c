@@ -79,6 +79,8 @@ static const char *check_psk(const struct reading *reading, const struct service
 	const struct section *section = &service->pub;
 
 	(void)reading;
+	if (section->psk_require == PSK_REQUIRE_YES && !section->psks)
+		return "\"PSKsecrets\" has to be configured for \"PSKrequire = yes\"";
 	if (!section->client || !section->psks)
 		return NULL;
 	if (section->psk_identity && !psks_find(section->psks, section->psk_identity))

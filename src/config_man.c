@@ -188,7 +188,7 @@ const struct config_note config_notes[] = {
 	{"options", "The names are those of SSL_CTX_set_options(3) without SSL_OP_; `tlsplice -options` lists them. "
                     "Those of a section add to the global ones."},
 	{"PSKidentity", "In client mode; a server takes every identity of the file."},
-	{"PSKrequire", "`yes` lets nobody in, and trusts no server, without a key: a server section needs no `cert` then and "
+	{"PSKrequire", "`yes`, which needs `PSKsecrets`, lets nobody in, and trusts no server, without a key: a server section needs no `cert` then and "
                        "shows none. `no` has a server take clients "
                        "with a certificate's handshake too; in client mode it needs `verifyChain` or `verifyPeer`. `auto` is "
                        "`yes` unless the section verifies "

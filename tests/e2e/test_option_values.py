@@ -145,6 +145,7 @@ SECTION = [
     ("PSKidentity = a", OK),
     ("PSKsecrets = /dev/null", "Failed to read PSK secrets"),
     ("PSKrequire = no", OK),
+    ("PSKrequire = yes", '[!] Service [s]: "PSKsecrets" has to be configured for "PSKrequire = yes"'),
     ("PSKrequire = perhaps", "The argument needs to be either 'auto', 'yes' or 'no'"),
     ("PSKsecrets = /nonexist", "Failed to read PSK secrets"),
     ("ticketKeySecret = 00", "[!] ticketKeySecret value has 1 bytes instead of required 16 or 32 bytes"),

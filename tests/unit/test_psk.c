@@ -265,6 +265,7 @@ Test(psk, of_a_section)
 	refused(CLIENT "PSKrequire = no\n" SECRETS,
 	        "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"PSKrequire = no\" in client sections\n");
 	refused(CLIENT "PSKsecrets = /dev/null\n", "descriptor 77:5: \"PSKsecrets = /dev/null\": Failed to read PSK secrets\n");
+	refused(CLIENT "PSKrequire = yes\n", "[!] Service [s]: \"PSKsecrets\" has to be configured for \"PSKrequire = yes\"\n");
 	refused(CLIENT "PSKrequire = maybe\n", "The argument needs to be either 'auto', 'yes' or 'no'");
 	close(78);
 	close(memory);
