@@ -346,8 +346,8 @@ def test_program(bench, pki, version):
 def test_program_that_cannot_be_run(bench, pki):
     port = bench.ports()
     proxy = bench.proxy(f"[s]\naccept = 127.0.0.1:{port}\nexec = /nonexistent/program\ncert = {pki.ec_pem}\nsendProxy = v2\n")
-    client = bench.client(port)
-    assert client.recv_all() == b""
+    with bench.client(port) as client:
+        assert client.recv_all() == b""
     proxy.wait_log(r"\[0\]: Connection")
 
 
@@ -483,10 +483,11 @@ def test_a_backend_that_goes(bench, how):
             sock.shutdown(socket.SHUT_RD)
             sock.shutdown(socket.SHUT_WR)
 
-    proxy = section(bench, "TIMEOUTclose = 2", backend=bench.server(handler))
+    proxy = section(bench, backend=bench.server(handler))
     for number in range(5):
         try:
-            bench.client(proxy.port).recv_all()
+            with bench.client(proxy.port) as client:
+                client.recv_all()
         except OSError:
             pass
         proxy.wait_log(rf"LOG5\[{number}\]: Connection (closed|reset)")
