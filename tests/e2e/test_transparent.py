@@ -23,6 +23,7 @@ import pytest
 from network import CLIENT, CLIENTS, ROUTER, ROUTERS, ROUTERS_OUT, SERVER, SERVERS, enter, network  # noqa: F401
 from peers import client_context, server_context
 from proxy import BINARY, SLOW, TOP
+from proxy_protocol import introduced
 
 pytestmark = [pytest.mark.ours, pytest.mark.timeout(300)]
 
@@ -173,6 +174,41 @@ def test_both(network, bench, tool, mode, family):
         check(network, direction, family, all_targets(direction, family), same if mode == "tproxy" else same_host)
     assert len(proxy.lines("bind succeeded on")) == 2 * CONNECTIONS
     rules_go(network, proxy, tool, mode, before)
+
+
+# --- what the server is told ---
+
+
+def told(network, bench, lines, target):
+    """One connection; the client's address, and the header that its server got first."""
+    with network.inside(SERVER):
+        server = bench.server(introduced(say_who), address=(PORTS[INTO], "::"))
+    start(network, bench, f"sendProxy = v2\n{lines}", "transparent = destination")
+    family = 6 if ":" in target[0] else 4
+    mine, seen = Client(network, INTO).ask_once((CLIENTS[family][1], 0), target)
+    header, _ = server.result()
+    assert header.family == {4: 0x11, 6: 0x21}[family]
+    return mine, header
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("mode", ["tproxy", "redirect", "dnat"])
+@pytest.mark.parametrize("lines", ["transparent = destination", "transparent = both"])
+def test_the_header_has_what_the_client_meant(network, bench, mode, lines, family):
+    """Not the address of the socket, which NAT has made up."""
+    network.rules("up", "nft", mode)
+    target = (SERVERS[family][1], PORTS[INTO])
+    mine, header = told(network, bench, lines, target)
+    assert header.source == mine and header.destination == target
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_header_beside_the_source(network, bench, family):
+    """The same as the server sees, and the address of the proxy."""
+    network.rules("up", "nft", "tproxy")
+    target = (ROUTERS[family], ACCEPTS[INTO])
+    mine, header = told(network, bench, f"transparent = source\nconnect = {SERVERS[family][0]}:443", target)
+    assert header.source == mine and header.destination == target
 
 
 # --- the source ---
