@@ -19,6 +19,10 @@
 #include <time.h>
 #include <unistd.h>
 
+enum {
+	RELOAD_S = 600, /* systemd's watchdog has so much patience with a reload, for name servers may be slow, and names many */
+};
+
 static int notify_fd = -1;
 static uint64_t watchdog_ms; /* between two signs of life: half of what systemd waits; 0: none are wanted */
 static uint64_t watchdog_due_ms;
@@ -86,18 +90,31 @@ static void __attribute__((format(printf, 1, 2))) tell(const char *format, ...)
 		log_global(LOG_WARNING, "sd_notify: %s (%d)", strerror(errno), errno);
 }
 
+/* The watchdog's patience, in a line of its own; nothing where there is no watchdog. */
+static const char *patience(char line[64], uint64_t ms)
+{
+	line[0] = '\0';
+	if (watchdog_ms)
+		snprintf(line, 64, "WATCHDOG_USEC=%llu\n", (unsigned long long)ms * 1000);
+	return line;
+}
+
 void notify_ready(const char *status)
 {
-	tell("READY=1\nMAINPID=%d\nSTATUS=%s", (int)getpid(), status);
+	char line[64];
+
+	tell("%sREADY=1\nMAINPID=%d\nSTATUS=%s", patience(line, 2 * watchdog_ms), (int)getpid(), status);
 }
 
 /* Type=notify-reload wants to know that this answers a signal which came later than what it had heard before. */
 void notify_reloading(void)
 {
 	struct timespec now;
+	char line[64];
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	tell("RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reading the configuration",
+	tell("%sRELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reading the configuration",
+	     patience(line, 2 * watchdog_ms + RELOAD_S * 1000ULL),
 	     (unsigned long long)now.tv_sec * 1000000 + (unsigned long long)now.tv_nsec / 1000);
 }
 

@@ -306,6 +306,9 @@ def test_signs_of_life(bench, notified, port):
     for _ in range(5):
         notified.wait("WATCHDOG")
     assert proxy.hup()
+    # A reload may have to wait for name servers.
+    assert int(notified.wait("RELOADING")["WATCHDOG_USEC"]) > 600_000_000
+    assert notified.wait("READY")["WATCHDOG_USEC"] == "200000"
     notified.wait("WATCHDOG")
 
 
