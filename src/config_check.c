@@ -53,11 +53,6 @@ bool check_globals(struct reading *reading)
 
 /* --- one rule each: NULL or what is wrong -------------------------------------------------------------------------- */
 
-static bool verifies(const struct service_options *service)
-{
-	return service->pub.verify_chain || service->pub.verify_peer;
-}
-
 static const struct protocol_row *protocol_of(const struct service_options *service)
 {
 	for (size_t i = 0; service->protocol && i < protocol_count; i++)
@@ -85,7 +80,7 @@ static const char *check_psk(const struct reading *reading, const struct service
 		return NULL;
 	if (section->psk_identity && !psks_find(section->psks, section->psk_identity))
 		return "No key found for the specified PSK identity";
-	if (section->psk_require == PSK_REQUIRE_NO && !verifies(service))
+	if (section->psk_require == PSK_REQUIRE_NO && !section_verifies(section))
 		return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"PSKrequire = no\" in client sections";
 	return NULL;
 }
@@ -93,7 +88,8 @@ static const char *check_psk(const struct reading *reading, const struct service
 static const char *check_subjects(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (verifies(service) || !(service->pub.check_email.count + service->pub.check_host.count + service->pub.check_ip.count))
+	if (section_verifies(&service->pub) ||
+	    !(service->pub.check_email.count + service->pub.check_host.count + service->pub.check_ip.count))
 		return NULL;
 	return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled";
 }
@@ -133,7 +129,7 @@ static const char *check_redirect(const struct reading *reading, const struct se
 		return "\"redirect\" is unsupported in client sections";
 	if (protocol && protocol->no_redirect)
 		return "\"redirect\" is incompatible with the specified protocol negotiation";
-	if (!verifies(service))
+	if (!section_verifies(&service->pub))
 		return "Either \"verifyChain\" or \"verifyPeer\" has to be enabled for \"redirect\" to work";
 	return NULL;
 }
@@ -194,7 +190,7 @@ static const char *check_tickets(const struct reading *reading, const struct ser
 static const char *check_trust(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (!verifies(service) || service->pub.ca_engine.count || service->pub.ca_file || service->pub.ca_path ||
+	if (!section_verifies(&service->pub) || service->pub.ca_engine.count || service->pub.ca_file || service->pub.ca_path ||
 	    service->pub.ca_store)
 		return NULL;
 	return "Either \"CAengine\", \"CAfile\", \"CApath\" or \"CAstore\" has to be configured";
@@ -223,7 +219,7 @@ static const char *check_crl(const struct reading *reading, const struct service
 static const char *check_ca_file(const struct reading *reading, const struct service_options *service)
 {
 	(void)reading;
-	if (!service->pub.ca_file || !verifies(service) || !access(service->pub.ca_file, R_OK))
+	if (!service->pub.ca_file || !section_verifies(&service->pub) || !access(service->pub.ca_file, R_OK))
 		return NULL;
 	log_write(LOG_ERR, NULL, "SSL_CTX_load_verify_locations: %s: %s (%d)", service->pub.ca_file, strerror(errno), errno);
 	return "Failed to initialize TLS context";

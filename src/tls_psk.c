@@ -16,13 +16,11 @@
 
 bool tls_psk_required(const struct section *s)
 {
-	bool verifies = s->verify_chain || s->verify_peer;
-
 	if (!s->psks)
 		return false;
 	if (s->psk_require != PSK_REQUIRE_AUTO)
 		return s->psk_require == PSK_REQUIRE_YES;
-	return !verifies || (!s->client && !s->require_cert); /* a server shows a certificate unasked */
+	return !section_verifies(s) || (!s->client && !s->require_cert); /* a server shows a certificate unasked */
 }
 
 /* --- the callbacks ------------------------------------------------------------------------------------------------------------------ */

@@ -45,17 +45,35 @@ static bool digest_texts(struct tls_trust *t, const struct texts *texts)
 	return ok;
 }
 
-/* Adds the SHA-256 of a file to a sum. False: it cannot be read, or no memory. */
-static bool sum_file(const char *path, uint64_t sum[4])
+/* Shows each file of a directory, whatever it is called, to `see`, which may end it by false. That is returned then. No directory has no files. */
+static bool each_file(const char *directory, bool (*see)(void *arg, const char *path), void *arg)
+{
+	DIR *dir = directory ? opendir(directory) : NULL;
+	char path[PATH_MAX];
+	bool ok = true;
+	struct stat st;
+
+	for (struct dirent *entry; ok && dir && (entry = readdir(dir));)
+		if (entry->d_name[0] != '.' && snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name) < PATH_MAX &&
+		    stat(path, &st) == 0 && S_ISREG(st.st_mode))
+			ok = see(arg, path);
+	if (dir)
+		closedir(dir);
+	ERR_clear_error(); /* of files that hold something else */
+	return ok;
+}
+
+/* Adds the SHA-256 of a file to a sum of four parts. False without memory. */
+static bool sum_file(void *arg, const char *path)
 {
 	unsigned char bytes[4096], digest[TRUST_DIGEST];
 	EVP_MD_CTX *hash = EVP_MD_CTX_new();
 	BIO *bio = BIO_new_file(path, "r");
-	bool ok = hash && bio && EVP_DigestInit_ex(hash, EVP_sha256(), NULL);
-	uint64_t part;
+	bool ok = hash && EVP_DigestInit_ex(hash, EVP_sha256(), NULL);
+	uint64_t *sum = arg, part;
 	int n;
 
-	while (ok && (n = BIO_read(bio, bytes, sizeof(bytes))) > 0)
+	while (ok && bio && (n = BIO_read(bio, bytes, sizeof(bytes))) > 0)
 		ok = EVP_DigestUpdate(hash, bytes, (size_t)n);
 	ok = ok && EVP_DigestFinal_ex(hash, digest, NULL);
 	for (size_t i = 0; ok && i < 4; i++) {
@@ -70,19 +88,9 @@ static bool sum_file(const char *path, uint64_t sum[4])
 /* A directory is looked into later; what it holds now stands for it, in whatever order and by whatever names. */
 static bool digest_directory(struct tls_trust *t, const char *directory)
 {
-	DIR *dir = directory ? opendir(directory) : NULL;
 	uint64_t sum[4] = {0};
-	char path[PATH_MAX];
-	struct stat st;
 
-	for (struct dirent *entry; dir && (entry = readdir(dir));)
-		if (snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name) < PATH_MAX && stat(path, &st) == 0 &&
-		    S_ISREG(st.st_mode))
-			sum_file(path, sum);
-	if (dir)
-		closedir(dir);
-	ERR_clear_error();
-	return digest_bytes(t, sum, sizeof(sum));
+	return each_file(directory, sum_file, sum) && digest_bytes(t, sum, sizeof(sum));
 }
 
 static bool digest_keys(struct tls_trust *t, const struct psks *psks)
@@ -216,28 +224,22 @@ static bool load_ca_file(struct tls_trust *t, const struct section *s)
 	return !section_verifies(s);
 }
 
-/* The names of all certificates in the directory, whatever the files are called. The certificates themselves are looked up when they are needed. */
-static bool load_ca_path(struct tls_trust *t, const struct section *s)
+static bool add_names(void *trust, const char *path)
 {
-	DIR *dir = s->ca_path ? opendir(s->ca_path) : NULL;
-	char path[PATH_MAX];
+	STACK_OF(X509_INFO) *infos = read_pem(path);
 	bool ok = true;
 
-	for (struct dirent *entry; ok && dir && (entry = readdir(dir));) {
-		STACK_OF(X509_INFO) * infos;
-
-		if (entry->d_name[0] == '.' || snprintf(path, sizeof(path), "%s/%s", s->ca_path, entry->d_name) >= PATH_MAX)
-			continue;
-		infos = read_pem(path);
-		for (int i = 0; ok && i < sk_X509_INFO_num(infos); i++)
-			if (sk_X509_INFO_value(infos, i)->x509)
-				ok = name_add(t, sk_X509_INFO_value(infos, i)->x509);
-		sk_X509_INFO_pop_free(infos, X509_INFO_free);
-	}
-	if (dir)
-		closedir(dir);
-	ERR_clear_error(); /* of files that hold something else */
+	for (int i = 0; ok && i < sk_X509_INFO_num(infos); i++)
+		if (sk_X509_INFO_value(infos, i)->x509)
+			ok = name_add(trust, sk_X509_INFO_value(infos, i)->x509);
+	sk_X509_INFO_pop_free(infos, X509_INFO_free);
 	return ok;
+}
+
+/* The names of all certificates in the directory. The certificates themselves are looked up when they are needed. */
+static bool load_ca_path(struct tls_trust *t, const struct section *s)
+{
+	return each_file(s->ca_path, add_names, t);
 }
 
 static bool load_ca_uri(struct tls_trust *t, const char *uri, bool below);

@@ -37,7 +37,6 @@ static unsigned char data[BYTES], got[BYTES];
 static struct us {
 	struct tls_library *library;
 	struct config *config;
-	struct tls_sessions *sessions;
 	struct tls_context *context;
 	struct tls tls;
 	struct queue in, out;
@@ -114,23 +113,13 @@ static inline void peer_open(const struct suite *suite, void (*tweak)(SSL_CTX *c
 
 static inline void us_open(const char *options)
 {
-	struct tls_identity *identity;
-	struct tls_trust *trust;
-
 	if (us.client)
 		us.config = load_format("debug = debug\n[c]\nclient = yes\naccept = 127.0.0.1:1\nconnect = localhost:2\n%s\n",
 		                        options);
 	else
 		us.config = load_format("debug = debug\n[s]\naccept = 127.0.0.1:1\nconnect = 2\ncert = %s\n%s\n",
 		                        scratch("a.pem"), options);
-	identity = tls_identity_load(us.config->sections);
-	us.sessions = tls_sessions_new(us.config->sections);
-	trust = tls_trust_load(us.config->sections);
-	cr_assert_not_null(trust);
-	us.context = tls_context_new(us.config->sections, identity, trust, us.sessions, us.library, false);
-	tls_identity_free(identity);
-	tls_trust_unref(trust);
-	cr_assert_not_null(us.context);
+	us.context = context_of(us.config->sections, NULL, us.library);
 	us.tls = (struct tls){.log_id = "test", .peer = &address};
 	cr_assert_eq(tls_start(&us.tls, us.context, &bufs, &us.in, &us.out, ""), 0);
 }
@@ -208,7 +197,6 @@ static inline void part(void)
 	queue_clear(&us.out, &bufs);
 	cr_assert_eq(bufs.lent[CHUNK_SMALL] + bufs.lent[CHUNK_BIG], 0, "a chunk is lost");
 	tls_context_free(us.context);
-	tls_sessions_unref(us.sessions);
 	config_free(us.config);
 	SSL_free(peer.ssl);
 	SSL_CTX_free(peer.ctx);

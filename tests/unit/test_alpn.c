@@ -4,8 +4,8 @@
  */
 #include "tls_alpn.h"
 
-#include "config_testing.h"
 #include "record_testing.h"
+#include "tls_testing.h"
 
 static const char *chosen(const char *ours, const void *theirs, size_t n)
 {
@@ -94,20 +94,6 @@ static int select_anything(SSL *ssl, const unsigned char **out, unsigned char *o
 	return SSL_TLSEXT_ERR_OK;
 }
 
-static struct tls_context *context_new(const struct section *section, struct tls_library *library)
-{
-	struct tls_identity *identity = tls_identity_load(section);
-	struct tls_sessions *sessions = tls_sessions_new(section);
-	struct tls_trust *trust = tls_trust_load(section);
-	struct tls_context *context = tls_context_new(section, identity, trust, sessions, library, false);
-
-	cr_assert_not_null(context);
-	tls_identity_free(identity);
-	tls_trust_unref(trust);
-	tls_sessions_unref(sessions);
-	return context;
-}
-
 /* Our client and that server. What becomes of the client. */
 static enum tls_progress meet(struct tls *tls, struct tls_context *context, SSL *server)
 {
@@ -134,7 +120,7 @@ Test(alpn, choice_of_a_server)
 {
 	struct config *config = load_good(CLIENT "alpn = one,two\n");
 	struct tls_library *library = tls_library_new();
-	struct tls_context *context = context_new(config->sections, library);
+	struct tls_context *context = context_of(config->sections, NULL, library);
 	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
 
 	cr_assert(testing_identity(ctx));

@@ -146,20 +146,6 @@ Test(hello, host_of_a_virtual_host_is_warned_about)
 static const struct addr peer = {.in = {.sin_family = AF_INET}, .len = sizeof(struct sockaddr_in)};
 static struct bufs bufs;
 
-static struct tls_context *context_new(const struct section *section, struct tls_library *library)
-{
-	struct tls_identity *identity = tls_identity_load(section);
-	struct tls_trust *trust = tls_trust_load(section);
-	struct tls_sessions *sessions = tls_sessions_new(section);
-	struct tls_context *context = tls_context_new(section, identity, trust, sessions, library, false);
-
-	cr_assert_not_null(context);
-	tls_identity_free(identity);
-	tls_trust_unref(trust);
-	tls_sessions_unref(sessions);
-	return context;
-}
-
 /* Feeds the server what the client has to say, n bytes at a time; what the server does with the last of them. */
 static enum tls_progress feed(struct tls *server, SSL *client, size_t n, struct tls_context *other)
 {
@@ -217,8 +203,8 @@ Test(hello, switch_at_any_cut)
 
 	make_identity("a.pem", NULL);
 	config = load_format(TWO, scratch("a.pem"), scratch("a.pem"));
-	contexts[0] = context_new(config->sections, library);
-	contexts[1] = context_new(config->sections->next, library);
+	contexts[0] = context_of(config->sections, NULL, library);
+	contexts[1] = context_of(config->sections->next, NULL, library);
 	for (size_t i = 0; i < 3 * sizeof(cases) / sizeof(*cases); i++) {
 		size_t cut = i / 3 == 0 ? 1 : i / 3 == 1 ? 100 : SIZE_MAX;
 		struct tls server = {.log_id = "test", .peer = &peer};
@@ -261,7 +247,7 @@ Test(hello, no_endless_hello)
 
 	make_identity("a.pem", NULL);
 	config = load_format(TWO, scratch("a.pem"), scratch("a.pem"));
-	context = context_new(config->sections, library);
+	context = context_of(config->sections, NULL, library);
 	cr_assert_eq(tls_start(&server, context, &bufs, &in, &out, ""), 0);
 	for (size_t i = 0; i < 100000 && progress == TLS_WANTS_BYTES; i++) {
 		const unsigned char bytes[] = {22, 3, 1, 0, 1, i == 0 ? 1 : i == 2 ? 0xff : 0};
@@ -313,8 +299,8 @@ Test(hello, no_memory_for_chunks)
 
 	make_identity("a.pem", NULL);
 	config = load_format(TWO, scratch("a.pem"), scratch("a.pem"));
-	contexts[0] = context_new(config->sections, library);
-	contexts[1] = context_new(config->sections->next, library);
+	contexts[0] = context_of(config->sections, NULL, library);
+	contexts[1] = context_of(config->sections->next, NULL, library);
 	cr_assert(greeting_survives(contexts, ctx));
 	for (nth = 1; nth < 100; nth++) {
 		bool survived;

@@ -28,20 +28,6 @@ struct side {
 
 static struct side client, server;
 
-static struct tls_context *context_new(const struct section *section, struct tls_sessions *sessions, unsigned worker)
-{
-	struct tls_identity *identity = tls_identity_load(section);
-	struct tls_trust *trust = tls_trust_load(section);
-	struct tls_context *context = NULL;
-
-	if (identity && trust)
-		context = tls_context_new(section, identity, trust, sessions, world.library[worker], worker == 0);
-	tls_identity_free(identity);
-	tls_trust_unref(trust);
-	cr_assert_not_null(context);
-	return context;
-}
-
 /* Brings both sections up in both workers, with these options more. */
 static void open_world(const char *client_options, const char *server_options)
 {
@@ -54,8 +40,8 @@ static void open_world(const char *client_options, const char *server_options)
 	world.client_sessions = tls_sessions_new(section);
 	world.server_sessions = tls_sessions_new(section->next);
 	for (unsigned i = 0; i < 2; i++) {
-		world.client[i] = context_new(section, world.client_sessions, i);
-		world.server[i] = context_new(section->next, world.server_sessions, i);
+		world.client[i] = context_of(section, world.client_sessions, world.library[i]);
+		world.server[i] = context_of(section->next, world.server_sessions, world.library[i]);
 	}
 }
 

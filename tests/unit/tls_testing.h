@@ -7,6 +7,7 @@
 #define TLSPLICE_TLS_TESTING_H
 
 #include "config_testing.h"
+#include "tls.h"
 
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -96,6 +97,24 @@ static inline struct config *load_format(const char *format, ...)
 	config = load_good(text);
 	free(text);
 	return config;
+}
+
+/* A context of a section, with sessions of its own unless some are given. */
+static inline struct tls_context *context_of(const struct section *section, struct tls_sessions *sessions,
+                                             struct tls_library *library)
+{
+	struct tls_identity *identity = tls_identity_load(section);
+	struct tls_trust *trust = tls_trust_load(section);
+	struct tls_sessions *own = sessions ? tls_sessions_ref(sessions) : tls_sessions_new(section);
+	struct tls_context *context = NULL;
+
+	if (identity && trust && own)
+		context = tls_context_new(section, identity, trust, own, library, false);
+	cr_assert_not_null(context);
+	tls_identity_free(identity);
+	tls_trust_unref(trust);
+	tls_sessions_unref(own);
+	return context;
 }
 
 #endif
