@@ -22,6 +22,7 @@
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* As with stunnel 5.82; the post-quantum group leads where this OpenSSL has it. */
 struct defaults {
@@ -64,27 +65,38 @@ struct tls_library {
 	struct tls_providers providers;
 };
 
+/* The machine's policy (openssl.cnf: minimum version, security level, providers) holds for us too. A missing file is no policy. */
+static void load_policy(OSSL_LIB_CTX *context)
+{
+	static bool told;
+	char *file = CONF_get1_default_config_file();
+
+	ERR_clear_error();
+	if (file && !OSSL_LIB_CTX_load_config(context, file) && access(file, F_OK) == 0 && !told) {
+		tls_log_errors(LOG_WARNING, NULL, "OSSL_LIB_CTX_load_config", NULL);
+		log_global(LOG_WARNING, "%s has a mistake: what it says about TLS is not in force", file);
+		told = true;
+	}
+	ERR_clear_error();
+	OPENSSL_free(file);
+}
+
 struct tls_library *tls_library_new(void)
 {
 	struct tls_library *library = calloc(1, sizeof(*library));
-	char *file = CONF_get1_default_config_file();
 
 	if (!library)
 		goto failed;
 	library->context = OSSL_LIB_CTX_new();
 	if (!library->context)
 		goto failed;
-	/* The machine's policy (openssl.cnf: minimum version, security level, providers) holds for us too. A missing file is no policy. */
-	if (file && !OSSL_LIB_CTX_load_config(library->context, file))
-		ERR_clear_error();
-	OPENSSL_free(file);
+	load_policy(library->context);
 	if (tls_modules_install(library->context, &library->providers))
 		return library;
 	tls_library_free(library);
 	return NULL;
 failed:
 	tls_log_errors(LOG_ERR, NULL, "OSSL_LIB_CTX_new", NULL);
-	OPENSSL_free(file);
 	tls_library_free(library);
 	return NULL;
 }

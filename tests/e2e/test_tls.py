@@ -270,6 +270,25 @@ def test_security_level(bench, pki):
 ALLOW = "options = ALLOW_CLIENT_RENEGOTIATION\n"
 
 
+@pytest.mark.ours
+def test_the_machine_s_policy(bench, tmp_path):
+    """What openssl.cnf forbids is forbidden. A mistake in it is told of, once; its absence is no mistake."""
+    cnf = tmp_path / "openssl.cnf"
+    for text, said, works in (("MinProtocol = TLSv1.3\n", 0, False), ("[mistake\n", 1, True), (None, 0, True)):
+        if text:
+            cnf.write_text(f"openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n{text}")
+        else:
+            cnf.unlink()
+        proxy = bench.tls_server(head="workers = 2", env={"OPENSSL_CONF": str(cnf)})
+        if works:
+            bench.client(proxy.port, client_context(version=ssl.TLSVersion.TLSv1_2)).ping()
+        else:
+            with pytest.raises(ssl.SSLError):
+                bench.client(proxy.port, client_context(version=ssl.TLSVersion.TLSv1_2))
+        proxy.expect_open = True
+        assert len(proxy.lines(r"LOG4\[ui\]: .*openssl\.cnf has a mistake: what it says about TLS is not in force$")) == said
+
+
 @pytest.mark.san
 @pytest.mark.parametrize("option, outcome", [(ALLOW, "works"), (ALLOW + "renegotiation = no", "aborted"), ("", "refused"),
                                              ("renegotiation = no", "refused")])
