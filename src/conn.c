@@ -392,10 +392,10 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 		return;
 	if (error < 0) {
 		e->closed = true;
-		if (error != -ECANCELED && error != -EKEYREJECTED && !(error == -EIO && e->file))
+		if (error != -ECANCELED && error != -EKEYREJECTED && !(error == -EIO && e->to_terminal))
 			conn_log(c, LOG_ERR, "%s: %s (%d)", e->tls ? "SSL_write" : "writesocket", strerror(-error), -error);
 	}
-	if (error == -EIO && e->file && c->stage == CONN_RELAYING)
+	if (error == -EIO && e->to_terminal && c->stage == CONN_RELAYING)
 		relay_hung_up(e);
 	switch (c->stage) {
 	case CONN_TALKING:

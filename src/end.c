@@ -67,6 +67,8 @@ int end_open_files(struct end *e, int from, int to)
 	e->to_flags = to_flags;
 	e->file = true;
 	e->pollable = is_pollable(from);
+	e->terminal = isatty(from);
+	e->to_terminal = isatty(to);
 	return 0;
 }
 

@@ -49,7 +49,9 @@ struct end {
 	bool bulk;        /* much comes in: big receives, one at a time, instead of small ones as they come */
 	bool file;        /* no socket; O_NONBLOCK is set */
 	bool pollable;    /* a file that one can wait for; others (regular ones) are always ready */
-	bool hung_up;     /* a terminal whose other side is gone */
+	bool terminal;    /* EIO of `fd` says that a terminal's other side is gone, */
+	bool to_terminal; /* and EIO of `to_fd` */
+	bool hung_up;     /* it is */
 	bool nonblocking; /* O_NONBLOCK is set: for splice(2) */
 	bool readable;    /* polled: there may be something to read */
 	bool eof;         /* nothing more will be received */

@@ -170,7 +170,7 @@ static bool take_error(struct pump *p, int error)
 		return true;
 	conn_log(c, LOG_ERR, "%s fd: %s (%d)", e->tls ? "TLS" : "socket", strerror(-error), -error);
 	/* Our own trouble, not the peer's end: what is cut off here must not look complete. */
-	if (error == -ENOMEM)
+	if (error == -ENOMEM || e->file)
 		return false;
 	/* Reading the error takes it off the socket: what was to be a RST becomes an end of stream as with stunnel. */
 	e->eof = e->torn = true;
@@ -199,7 +199,7 @@ bool relay_take(struct pump *p, long res, struct chunk *chunk)
 		queue_join(&e->in, &got, bufs);
 	} else if (res == 0) {
 		e->eof = true;
-	} else if (res == -EIO && e->file) {
+	} else if (res == -EIO && e->terminal) {
 		relay_hung_up(e);
 		e->eof = true;
 	} else if (res != -ENOBUFS && res != -ECANCELED && res != -EAGAIN) {

@@ -224,7 +224,8 @@ class TlsClient:
     """TLS over memory buffers, so that the test decides what reaches the wire and when."""
 
     def __init__(self, address, context=None, server_name=None, handshake=True, session=None, rcvbuf=None, source=None):
-        self.sock = connect(address, rcvbuf, source)
+        self.sock = address if isinstance(address, socket.socket) else connect(address, rcvbuf, source)
+        self.sock.settimeout(TIMEOUT)
         if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

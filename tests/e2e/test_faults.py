@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import signal
+import socket
 import ssl
 import struct
 import subprocess
@@ -13,10 +14,10 @@ import time
 import pytest
 from conftest import TOOLS
 from kernel_tls import RELAYS, needs_kernel, results, way
-from peers import Server, TlsClient, client_context, echo
+from peers import Server, TlsClient, client_context, echo, server_context
 from peers import name as peer_name
 from pki import LEAF
-from proxy import SLOW, TOP, Proxy, until
+from proxy import BINARY, REPORTS, SLOW, TOP, Proxy, until
 
 
 def attempt(port, size=4):
@@ -113,6 +114,99 @@ def test_no_buffers_for_ever(bench, faulty, first):
         assert not attempt(proxy.port, 100000)
     check_rest(proxy)
     assert proxy.lines(r"LOG3.*(Cannot allocate memory|malloc failure|no memory)")
+
+
+# --- programs, and inetd ---
+
+
+def programs(bench, pty, **options):
+    """A proxy whose clients get /bin/cat, on a socket pair or a terminal."""
+    port = bench.ports()
+    proxy = bench.proxy(f"workers = 1\n[s]\naccept = 127.0.0.1:{port}\nexec = /bin/cat\npty = {pty}\ncert = {bench.pki.ec_pem}\n"
+                        "TIMEOUTclose = 2\n", **options)
+    proxy.port = port
+    return proxy
+
+
+def has_children(proxy):
+    for task in os.listdir(f"/proc/{proxy.pid}/task"):
+        with open(f"/proc/{proxy.pid}/task/{task}/children") as file:
+            if file.read().strip():
+                return True
+    return False
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("pty", ["no", "yes"])
+@pytest.mark.parametrize("first", range(3, 35, 8))
+def test_ring_operations_fail_around_a_program(bench, faulty, pty, first):
+    """No program is left behind, whatever its connection comes to."""
+    for nth in range(first, first + 8, 2):
+        proxy = programs(bench, pty, env={"TLSPLICE_FAIL": f"{nth}:{errno.ENOMEM}"})
+        for size in (4, 20000, 4):
+            attempt(proxy.port, 4 if pty == "yes" else size)
+        check_rest(proxy)
+        until(lambda: not has_children(proxy), what="every child is reaped")
+        proxy.stop()
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("nth", [3, 7, 20])
+def test_ring_operations_fail_under_a_runner(bench, faulty, nth):
+    """Its program is started again and again, and in between."""
+    server = bench.server(lambda sock, _server: sock.recv(100), context=server_context(bench.pki.ec_pem))
+    proxy = bench.proxy(f"workers = 1\n[r]\nclient = yes\nconnect = 127.0.0.1:{server.port}\nexec = /bin/echo\nexecArgs = echo hi\nretry = 10\n",
+                        env={"TLSPLICE_FAIL": f"{nth}:{errno.ENOMEM}:every"})
+    proxy.wait_log(r"LOG6\[0_20\]: Local mode child started")
+    proxy.expect_open = True
+
+
+def inetd(bench, text, env, sock=None):
+    """A process of its own for one connection; returns it."""
+    config = os.path.join(str(bench.directory), "inetd.conf")
+    with open(config, "w") as file:
+        file.write(f"syslog = no\ndebug = debug\noutput = {bench.directory}/inetd.log\ninetdStatus = yes\nTIMEOUTclose = 2\n{text}")
+    return subprocess.Popen([BINARY, config], stdin=sock or subprocess.PIPE, stdout=sock or subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, **env))
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("first", range(1, 33, 8))
+def test_ring_operations_fail_in_inetd_mode(bench, faulty, first):
+    """On pipes: it ends, and says by its status whether all went well."""
+    server = bench.server(echo, context=server_context(bench.pki.ec_pem))
+    data = b"x" * 100000
+    for nth in range(first, first + 8):
+        process = inetd(bench, f"client = yes\nconnect = 127.0.0.1:{server.port}\n",
+                        {"TLSPLICE_FAIL": f"{nth}:{(errno.ENOMEM, errno.EIO)[nth % 2]}"})
+        out, err = process.communicate(data, timeout=60 * SLOW)
+        assert not REPORTS.search(err.decode()), err
+        assert process.returncode in (0, 2) or first == 1 and process.returncode == 1
+        assert process.returncode or out == data, nth
+
+
+@pytest.mark.ours
+@pytest.mark.san
+@pytest.mark.parametrize("first", range(3, 27, 8))
+def test_ring_operations_fail_in_inetd_mode_with_a_program(bench, faulty, first):
+    """On a socket, TLS outside and a program inside."""
+    for nth in range(first, first + 8, 2):
+        ours, theirs = socket.socketpair()
+        process = inetd(bench, f"cert = {bench.pki.ec_pem}\nexec = /bin/cat\n", {"TLSPLICE_FAIL": f"{nth}:{errno.ENOMEM}"}, theirs)
+        theirs.close()
+        try:
+            client = TlsClient(ours)
+            client.ping(b"x" * 20000).bye()
+        except TimeoutError:
+            raise AssertionError("the connection hangs") from None
+        except (OSError, ssl.SSLError, EOFError, AssertionError):
+            pass
+        ours.close()
+        assert process.wait(20 * SLOW) in (0, 2)
+        assert not REPORTS.search(process.stderr.read().decode())
+        process.stderr.close()
 
 
 # --- kernel TLS ---

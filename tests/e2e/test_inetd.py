@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import tempfile
 import threading
@@ -21,7 +20,7 @@ import time
 import pytest
 
 from conftest import need
-from peers import CLOSE_NOTIFY, TlsClient, client_context, echo, pattern, read_all, server_context
+from peers import CLOSE_NOTIFY, TlsClient, echo, pattern, read_all, server_context
 from proxy import BINARY, REPORTS, SLOW, WRAPPER, until
 
 pytestmark = pytest.mark.ours
@@ -100,15 +99,6 @@ def session(port):
         assert client.recv_all() == b"* BYE\r\na2 OK\r\n" and client.ended == CLOSE_NOTIFY
     finally:
         client.close()
-
-
-def over(sock):
-    """A TLS client on a socket that is there already."""
-    client = TlsClient.__new__(TlsClient)
-    client.sock, client.incoming, client.outgoing, client.ended = sock, ssl.MemoryBIO(), ssl.MemoryBIO(), None
-    client.tls = client_context().wrap_bio(client.incoming, client.outgoing)
-    sock.settimeout(20 * SLOW)
-    return client.handshake()
 
 
 # --- super-servers ---
@@ -191,7 +181,7 @@ def test_server_on_a_socket(bench):
     process = inetd.start(theirs, theirs)
     theirs.close()
     bench.keep(ours)
-    client = over(ours)
+    client = TlsClient(ours)
     client.send(b"hello")
     assert client.recv_exactly(5) == b"hello"
     client.close_notify()
@@ -283,7 +273,7 @@ def test_server_on_pipes(bench):
     threads = [threading.Thread(target=up, daemon=True), threading.Thread(target=down, daemon=True)]
     for thread in threads:
         thread.start()
-    client = over(ours)
+    client = TlsClient(ours)
     data = pattern(500_000)
     for i in range(0, len(data), 50_000):
         client.send(data[i:i + 50_000])
@@ -312,6 +302,18 @@ def test_files(bench, tmp_path, source):
     with open(tmp_path / "in" if data else source, "rb") as stdin, open(tmp_path / "out", "wb") as stdout:
         assert inetd.run(stdin, stdout).returncode == 0
     assert (tmp_path / "out").read_bytes() == data
+
+
+@pytest.mark.san
+@pytest.mark.parametrize("which", ["stdin", "stdout"])
+def test_a_file_that_fails_is_no_end_of_stream(bench, which):
+    """Only a terminal says by EIO that its other side is gone."""
+    server, lines = client_lines(bench, handler=lambda sock, _server: (sock.sendall(b"x"), read_all(sock)))
+    inetd = Inetd(bench, f"{lines}\ninetdStatus = yes")
+    with open("/proc/self/mem", "r+b", buffering=0) as bad, open("/dev/null", "r+b", buffering=0) as good:
+        assert inetd.run(*((bad, good) if which == "stdin" else (good, bad))).returncode == 2
+    assert re.search(r"LOG[36]\[0\]: .*Input/output error \(5\)", inetd.log())
+    assert "(HUP)" not in inetd.log() and "LOG5[0]: Connection reset" in inetd.log()
 
 
 def flags(fd):
@@ -419,7 +421,7 @@ def test_a_server_in_a_jail(bench, jail):
     bench.keep(ours)
     process = inetd.start(theirs, theirs, IN_JAIL)
     theirs.close()
-    client = over(ours)
+    client = TlsClient(ours)
     client.send(b"hello")
     assert client.recv_exactly(5) == b"hello"
     check_jailed(inetd, process, jail)
@@ -457,7 +459,7 @@ def test_a_program_in_a_jail(bench, jail):
     bench.keep(ours)
     process = inetd.start(theirs, theirs, IN_JAIL)
     theirs.close()
-    client = over(ours)
+    client = TlsClient(ours)
     client.send(b"hello")
     assert client.recv_exactly(5) == b"hello"
     client.close_notify()
@@ -561,7 +563,7 @@ def test_children_are_reaped(bench):
     process = inetd.start(theirs, theirs)
     theirs.close()
     with ours:
-        client = over(ours)
+        client = TlsClient(ours)
         assert client.recv_all() == b"hi\n"
         inetd.wait_log(r"Child process \d+ finished with code 0")
     assert process.wait(20 * SLOW) == 0
