@@ -103,6 +103,7 @@ static enum record_result kernel_open(struct record *r, struct keyed *k, struct 
 	while (result == RECORD_OK && (c = queue_front(r->in, r->bufs))) {
 		struct opened o = {.type = (unsigned char)c->content, .data = c->data + c->start, .n = c->end - c->start};
 
+		k->rx.changed = false; /* a read that began before the change brings nothing more */
 		if (c->content) {
 			result = keyed_take(r, k, &o);
 			OPENSSL_cleanse(o.data, o.n);
@@ -124,7 +125,8 @@ static bool install_again(struct keyed *k, struct half *h)
 {
 	uint64_t sequence;
 
-	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &sequence) == 0 && keyed_derive(k, h) && install(k, h, sequence) == 0;
+	return ktls_sequence(k->fd, KTLS_RECEIVE, k->cipher, &sequence) == 0 && keyed_derive(k, h) &&
+	       install(k, h, sequence) == 0;
 }
 
 /*

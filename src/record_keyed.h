@@ -41,10 +41,10 @@ struct half {
 	bool sends;
 	struct tls_keys keys;
 	unsigned char secret[TRAFFIC_SECRET_MAX]; /* TLS 1.3: what the next keys come from */
-	uint64_t sequence;                        /* number of the next record; kernel, sending: at most so many go under the newest key */
-	struct aead *aead;                        /* in place */
-	bool changing; /* kernel, sending: our KeyUpdate is in the queue, and the keys change behind it */
-	bool changed;  /* kernel, receiving: the keys have been changed since the kernel last stopped */
+	uint64_t sequence; /* number of the next record; kernel, sending: at most so many go under the newest key */
+	struct aead *aead; /* in place */
+	bool changing;     /* kernel, sending: our KeyUpdate is in the queue, and the keys change behind it */
+	bool changed;      /* kernel, receiving: the keys have been changed, and nothing has come since */
 };
 
 struct keyed {

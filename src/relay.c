@@ -221,7 +221,8 @@ static enum pump_result read_now(struct pump *p)
 		e->bulk = e->bulk ? n >= CHUNK_SMALL_ROOM / 2 : n == CHUNK_SMALL_ROOM;
 	if (!relay_take(p, n, chunk))
 		return PUMP_FAILED;
-	return n >= 0 || e->eof ? PUMP_AGAIN : PUMP_NOTHING;
+	return n == -EAGAIN ? PUMP_NOTHING
+	                    : PUMP_AGAIN; /* also after an error that the connection has outlived: no poll would tell again */
 }
 
 static enum pump_result pull(struct pump *p)

@@ -1054,6 +1054,21 @@ Test(kernel_records, stopped_at_a_part_of_a_key_update)
 	part();
 }
 
+/* A reader that does not read ahead finds the new key there: the kernel never stops, and a part of the next KeyUpdate is no change. */
+Test(kernel_records, stopped_at_a_part_of_another_key_update)
+{
+	meet_kernel(false, v13, BOTH);
+	arrives(SSL3_RT_HANDSHAKE, "\x18\0\0\1\0", 5);
+	we_hear("", 0);
+	arrives(SSL3_RT_APPLICATION_DATA, "x", 1);
+	we_hear("x", 1);
+	arrives(SSL3_RT_HANDSHAKE, "\x18", 1);
+	we_hear("", 0);
+	cr_assert_eq(expired(), RECORD_OK);
+	cr_assert_eq(fake.installs[KTLS_RECEIVE], 3, "the kernel still waits");
+	part();
+}
+
 /* The record behind a KeyUpdate was tried before we had changed the key: once, that is no refusal. */
 Test(kernel_records, tried_with_the_old_key)
 {
