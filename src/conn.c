@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <openssl/rand.h>
-#include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -390,6 +389,10 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 	error = end_sent(e, result->res);
 	if (error == -EAGAIN)
 		return;
+	if (c->stage == CONN_RELAYING && end_is_refusal(e, error)) {
+		relay_refused(e, error);
+		return;
+	}
 	if (error < 0) {
 		e->closed = true;
 		if (error != -ECANCELED && error != -EKEYREJECTED && !(error == -EIO && e->to_terminal))
@@ -418,14 +421,6 @@ static void sent(struct ring_op *op, const struct ring_result *result)
 	}
 }
 
-/* Whether a receive that nobody is interested in any more says that the peer is gone. The relay may have cancelled it. */
-static bool has_hung_up(const struct end *e, int res)
-{
-	if (res < 0)
-		return res != -ECANCELED && res != -ENOBUFS;
-	return e->receiving == END_POLLED ? res & (POLLRDHUP | POLLERR | POLLHUP) : res == 0;
-}
-
 static void received(struct ring_op *op, const struct ring_result *result)
 {
 	struct end *e = container_of(op, struct end, recv);
@@ -436,7 +431,7 @@ static void received(struct ring_op *op, const struct ring_result *result)
 		return;
 	}
 	chunk_put(&c->worker->bufs, result->chunk); /* too late to matter */
-	e->eof |= has_hung_up(e, result->res);
+	e->eof |= end_has_hung_up(e, result->res);
 	if (c->stage == CONN_ENDING)
 		conn_release(c);
 	else if (e->tls)

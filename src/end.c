@@ -152,6 +152,11 @@ void end_send(struct end *e)
 		ring_send(ring_of(e), &e->send, e->to_fd, c->data + c->start, c->end - c->start);
 }
 
+bool end_is_refusal(const struct end *e, int res)
+{
+	return e->opens && (res == -EBADMSG || res == -EMSGSIZE || res == -EINVAL);
+}
+
 int end_sent(struct end *e, int res)
 {
 	const struct chunk *c = queue_front(&e->out, &e->conn->worker->bufs);
@@ -161,15 +166,36 @@ int end_sent(struct end *e, int res)
 		end_await_room(e);
 		return -EAGAIN;
 	}
-	/* A record that came in and was no good: reading will tell, and an alert must still go out. */
-	if (e->opens && (res == -EBADMSG || res == -EMSGSIZE || res == -EINVAL) && ktls_clear_error(e->fd)) {
-		end_send(e);
-		return -EAGAIN;
+	if (end_is_refusal(e, res)) {
+		bool cleared = ktls_clear_error(e->fd);
+
+		/* An alert must still go out; and of a wrong tag each read tells, of the others we are the only ones to know. */
+		if (e->conn->stage == CONN_LINGERING || (cleared && res == -EBADMSG)) {
+			end_send(e);
+			if (!e->send.armed)
+				end_await_room(e);
+			return -EAGAIN;
+		}
 	}
 	if (res < 0 || e->sending != END_QUEUE)
 		return res < 0 ? res : 0;
 	queue_consume(&e->out, &e->conn->worker->bufs, (size_t)res);
 	return content && !tls_record_sent(e->tls, content) ? -EKEYREJECTED : 0;
+}
+
+bool end_has_hung_up(const struct end *e, int res)
+{
+	bool polled = e->receiving == END_POLLED;
+
+	if (res == -ECANCELED || res == -ENOBUFS)
+		return false;
+	if (res >= 0 && (polled ? res & (POLLRDHUP | POLLHUP) : res == 0))
+		return true;
+	if (res >= 0 && !(polled && res & POLLERR))
+		return false;
+	if (e->opens) /* the error may be about a record: without it the next poll will tell */
+		(void)ktls_clear_error(e->fd);
+	return !e->opens;
 }
 
 bool end_flushed(const struct end *e)

@@ -86,6 +86,12 @@ void end_await_room(struct end *end);
  */
 int end_sent(struct end *end, int res);
 
+/* True if the result of a receive or of a poll, which nobody wants to know any more but for this, says that the peer is gone. */
+bool end_has_hung_up(const struct end *end, int res);
+
+/* True if a send's result (-errno) is about a record that came in and that the kernel has refused: nothing is wrong with sending. */
+bool end_is_refusal(const struct end *end, int res);
+
 /* True when everything that was sent has left the kernel's TLS for TCP: before that, closing or shutting down would lose the last record. */
 bool end_flushed(const struct end *end);
 

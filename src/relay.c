@@ -478,6 +478,14 @@ void relay_sent(struct end *e)
 		settle(c);
 }
 
+void relay_refused(struct end *e, int error)
+{
+	if (take_error(relay_pump_from(e), error))
+		end_await_room(e);
+	else
+		conn_finish(e->conn, CONN_RESET);
+}
+
 void relay_start(struct conn *c)
 {
 	c->stage = CONN_RELAYING;

@@ -17,6 +17,9 @@ void relay_sent(struct end *end);
 void relay_spliced(struct end *end, int res);
 void relay_expired(struct conn *c);
 
+/* A send was told (-errno) what no read will be told: a record that came in was no good. */
+void relay_refused(struct end *end, int error);
+
 /* A terminal whose other side is gone takes nothing any more; what it has said may still be read. */
 void relay_hung_up(struct end *end);
 

@@ -20,7 +20,7 @@ from records import DATA, FATAL, records_client
 
 pytestmark = pytest.mark.ours
 
-BAD_RECORD_MAC, HANDSHAKE_FAILURE = 20, 40
+BAD_RECORD_MAC, RECORD_OVERFLOW, HANDSHAKE_FAILURE = 20, 22, 40
 
 
 # --- the switch ---
@@ -372,6 +372,31 @@ def test_what_is_no_record(shared, how, version, junk):
     data, end = shared.backend.result()
     assert (data, end) == (b"", RESET)
     shared.wait_log(r"LOG3\[\d+\]: ")
+
+
+@each_way
+@each_version
+def test_what_is_no_record_while_much_is_sent(shared, how, version):
+    """A send may be the first to hear of it, and then no read does."""
+    def pour(sock, _):
+        try:
+            for _ in range(1000):
+                sock.sendall(b"d" * 65536)
+        except OSError:
+            return RESET
+
+    for _ in range(4):
+        client = settled(shared, how, pour, version, peer=records_client)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # little lies in front of the alert
+        assert client.recv_exactly(1 << 20) == b"d" * (1 << 20)
+        client.raw(b"\x17\x03\x03\xff\xff" + b"j" * 13)
+        client.recv_all()
+        assert client.alerts == [RECORD_OVERFLOW], f"{client.ended}\n{shared.log()[-3000:]}"
+        assert shared.backend.result() == RESET
+        shared.wait_log(r"LOG3\[\d+\]: SSL_read: ")
+        client.close()
+        shared.main.wait_idle()
+        shared.begin()
 
 
 @needs_kernel
