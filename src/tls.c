@@ -404,6 +404,8 @@ void tls_forget_name(struct tls *tls)
 
 void tls_end(struct tls *tls)
 {
+	if (tls->alert_sent || tls->alert_received)
+		tls_sessions_forget(tls);
 	end_openssl(tls);
 	forget_hello(tls);
 	tls_forget_name(tls);

@@ -439,6 +439,13 @@ void tls_sessions_offer(struct tls *tls)
 	SSL_SESSION_free(session);
 }
 
+/* OpenSSL calls its callback for this whenever a ticket follows another, too. */
+void tls_sessions_forget(const struct tls *tls)
+{
+	if (tls->section->client)
+		session_cache_forget(sessions_of(tls)->client, tls->destination, strlen(tls->destination));
+}
+
 /* --- contexts ----------------------------------------------------------------------------------------------------------------------- */
 
 /* The first 32 bytes of the section's name, so that daemons with the same section can share. */

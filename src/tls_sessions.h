@@ -17,4 +17,10 @@ bool tls_sessions_install(const struct section *section, SSL_CTX *ctx);
 /* Client mode: offers a session of the destination, if there is one; logs which. */
 void tls_sessions_offer(struct tls *tls);
 
+/*
+ * After a fatal alert. Client mode: no session of the destination is offered again (RFC 5246 7.2.2), for those that are like the one that went bad
+ * come from the same server, and each would be a connection that fails.
+ */
+void tls_sessions_forget(const struct tls *tls);
+
 #endif

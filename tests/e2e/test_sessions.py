@@ -1,6 +1,7 @@
 # Sessions: what is in tickets and whose keys they are made with, who shares them, where a resumed connection goes, what a client offers.
 # SPDX-License-Identifier: Apache-2.0
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -635,6 +636,30 @@ def through(bench, proxy, count=1):
 
 @pytest.mark.san
 @VERSIONS
+def test_a_session_that_went_bad_is_not_offered_again(bench, pki, version):
+    """RFC 5246 7.2.2: after a fatal alert. A server that cannot resume says so once, and not until the session expires."""
+    context = server_context(pki.ec_pem, version)
+
+    def picky(sock, server):
+        if server.accepted != 2:
+            with context.wrap_socket(sock, server_side=True) as tls:
+                return echo(tls, server)
+        sock.recv(16384)
+        sock.sendall(b"\x15\x03\x03\x00\x02\x02\x28")
+        return sock.recv(16384)
+    proxy = bench.tls_client(bench.server(picky).port, f"CAfile = {pki.ca}")
+    through(bench, proxy)
+    with contextlib.suppress(ConnectionError):
+        connect(proxy.port).close()
+    proxy.wait_log("TLS alert .read.: fatal: handshake failure")
+    proxy.carried += 1
+    for _ in range(2):
+        through(bench, proxy)
+    assert [bool(proxy.lines(rf"LOG6\[{n}\]: Attempting to resume")) for n in range(4)] == [False, True, False, True]
+
+
+@pytest.mark.san
+@VERSIONS
 @pytest.mark.parametrize("delay", ["no", "yes"])
 def test_a_session_is_offered_to_the_server_that_gave_it(bench, pki, version, delay):
     """Two servers in turn: the first is stopped for a while, so that the second gets connections, too."""
@@ -666,6 +691,15 @@ def test_a_session_of_tls13_is_offered_once(bench, pki):
         through(bench, proxy, 8)
     offered = [offered for _, offered, _ in client_lines(proxy) if offered]
     assert len(offered) >= 8 and len(set(offered)) == len(offered)
+
+
+@pytest.mark.san
+def test_both_tickets_of_a_connection_are_kept(bench, pki):
+    server = bench.server(echo, context=server_context(pki.ec_pem, V13))
+    proxy = bench.tls_client(server.port)
+    through(bench, proxy)
+    through(bench, proxy, 2)
+    assert [bool(offered) for _, offered, _ in client_lines(proxy)] == [False, True, True]
 
 
 @pytest.mark.san
