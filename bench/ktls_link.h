@@ -1,6 +1,6 @@
 /*
  * A connection over loopback of which one end, `near`, speaks kernel TLS with fixed keys, and the other, `far`, makes its records by
- * hand, so that they may be anything at all and still be genuine. Included by bench/ktls_facts.c and bench/ktls_uring_facts.c.
+ * hand, so that they may be anything at all and still be genuine. Included by bench/ktls_steps.h and bench/ktls_uring_facts.c.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef BENCH_KTLS_LINK_H

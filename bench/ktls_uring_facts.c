@@ -214,7 +214,7 @@ static void receives(void)
 	link_close(&l);
 }
 
-static void messages(void)
+static void records(void)
 {
 	about("multishot RECVMSG: data, handshake, 16384, alert, end");
 	link_open(&l, KTLS_13);
@@ -242,6 +242,10 @@ static void messages(void)
 		next_message("recvmsg");
 	cancel_all();
 	link_close(&l);
+}
+
+static void empty_and_bad_records(void)
+{
 	about("multishot RECVMSG: empty data, alert");
 	link_open(&l, KTLS_13);
 	recvmsg_many(0, 0);
@@ -270,6 +274,10 @@ static void messages(void)
 	next_message("recvmsg");
 	cancel_all();
 	link_close(&l);
+}
+
+static void key_updates(void)
+{
 	about("multishot RECVMSG: KeyUpdate, record under the new key");
 	link_open(&l, KTLS_13);
 	recvmsg_many(0, 0);
@@ -548,7 +556,9 @@ int main(void)
 	}
 	ring_open_new();
 	receives();
-	messages();
+	records();
+	empty_and_bad_records();
+	key_updates();
 	partials();
 	partial_when_armed();
 	sending();
