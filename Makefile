@@ -82,7 +82,7 @@ help:
 	'make bench               measure beside other proxies, see bench/README.md' \
 	'make bench-guest         count their instructions in a guest with kTLS (GUEST=options)' \
 	'make install             PREFIX=$(PREFIX) DESTDIR=' \
-	'make deb                 build a Debian package in $(BUILD)/deb' \
+	'make deb                 build a Debian package in $(BUILD)/deb (DEBFULLNAME, DEBEMAIL: its maintainer)' \
 	'make man                 put the options as the code knows them into man/tlsplice.conf.5' \
 	'make clean               remove build*/' \
 	'' \
@@ -270,6 +270,7 @@ install: all
 	install -m 644 $(wildcard configs/tproxy/*.conf) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 755 $(filter-out %.conf,$(wildcard configs/tproxy/*)) $(DESTDIR)$(DOCDIR)/examples/tproxy
 	install -m 644 $(wildcard configs/systemd/*) $(DESTDIR)$(DOCDIR)/examples/systemd
+	sed -i 's|/usr/local/sbin|$(SBINDIR)|' $(DESTDIR)$(DOCDIR)/examples/systemd/*
 	install -m 644 $(wildcard README.md NEWS.md LICENSE) $(DESTDIR)$(DOCDIR)
 	install -m 644 $(wildcard kernel-notes/*.md) $(DESTDIR)$(DOCDIR)/kernel-notes
 	$(if $(man5),install -d $(DESTDIR)$(MANDIR)/man5 && install -m 644 $(man5) $(DESTDIR)$(MANDIR)/man5)

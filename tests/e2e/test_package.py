@@ -12,8 +12,9 @@ import subprocess
 
 import pytest
 
-from peers import TIMEOUT, echo
+from peers import TIMEOUT, echo, name
 from proxy import TOP, listening_ports, until
+from test_units import Machine, conf, says
 
 pytestmark = [pytest.mark.ours, pytest.mark.nosan, pytest.mark.slow, pytest.mark.serial]
 
@@ -45,6 +46,20 @@ def package(tmp_path_factory):
     assert done.returncode == 0, done.stdout.decode(errors="replace")
     (path,) = glob.glob(f"{build}/deb/tlsplice_*.deb")
     return path
+
+
+@pytest.fixture(scope="module")
+def next_package(package, tmp_path_factory):
+    """The same with a higher version."""
+    tree = str(tmp_path_factory.mktemp("next"))
+    output("dpkg-deb", "-R", package, tree + "/tree")
+    control = tree + "/tree/DEBIAN/control"
+    with open(control) as file:
+        text = file.read()
+    with open(control, "w") as file:
+        file.write(re.sub(r"(?m)^Version: .*$", f"Version: {version()}-2", text))
+    output("dpkg-deb", "--root-owner-group", "-b", tree + "/tree", tree + "/next.deb")
+    return tree + "/next.deb"
 
 
 def output(*argv):
@@ -89,6 +104,71 @@ def test_lintian_has_nothing_to_say(package, need):
     (changes,) = glob.glob(os.path.join(os.path.dirname(package), "*.changes"))
     said = output(need("lintian"), "--fail-on", "none", changes)
     assert not re.findall(r"(?m)^[EW]: .*", said)
+
+
+def test_the_maintainer_is_who_builds_it(tmp_path):
+    """Up to where the package would be built."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "dpkg-buildpackage").write_text("#!/bin/sh\ncat debian/control debian/changelog >../said\nexit 1\n")
+    (tools / "dpkg-buildpackage").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    for who, env in (("Jane Doe <jane@example.org>", {"DEBFULLNAME": "Jane Doe", "DEBEMAIL": "jane@example.org"}),
+                     ("tlsplice maintainers <maintainers@tlsplice.example>", {"DEBEMAIL": ""})):
+        subprocess.run(["packaging/build-deb", version(), str(tmp_path / "deb")], cwd=TOP, env={**os.environ, "PATH": path, **env},
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+        said = (tmp_path / "deb/said").read_text()
+        assert f"\nMaintainer: {who}\n" in said and re.search(rf"(?m)^ -- {re.escape(who)}  \w", said)
+
+
+def test_examples_name_the_installed_binary(package, tmp_path):
+    output("dpkg-deb", "-x", package, str(tmp_path))
+    units = glob.glob(f"{tmp_path}/usr/share/doc/tlsplice/examples/systemd/*.service")
+    assert units
+    for unit in units:
+        with open(unit) as file:
+            assert "/usr/sbin/tlsplice /etc/tlsplice/" in file.read()
+
+
+def test_upgrade_remove_and_purge_under_systemd(bench, package, next_package, tmp_path):
+    """A running service is restarted by an upgrade, stopped by a removal; what the administrator wrote stays, and nothing else does."""
+    m = Machine(bench, tmp_path, {"/root/one.deb": (package,), "/root/two.deb": (next_package,), "/etc/tlsplice-test/server.pem": (bench.pki.ec_pem,)})
+
+    def files():
+        """But for dpkg's own books, and what systemd writes meanwhile."""
+        found = m.run("find", "/etc", "/usr", "/var", "-xdev", "-not", "-path", "/var/log/*", "-not", "-path", "/var/tmp/*", "-not", "-path", "/var/lib/dpkg/*-old", "-not", "-path", "/var/lib/dpkg/triggers/*",
+                      "-not", "-path", "/var/cache/*", "-not", "-path", "/var/lib/systemd/timers/*", "-not", "-path", "/etc/tlsplice*").splitlines()
+        return set(found)
+
+    m.run("rm", "-f", "/usr/sbin/policy-rc.d")
+    m.run("dpkg", "--purge", "tlsplice")
+    before = files()
+    m.run("dpkg", "-i", "/root/one.deb")
+    assert m.show("tlsplice", "ActiveState") == "inactive" and m.show("tlsplice", "UnitFileState") == "enabled"  # nothing to serve yet
+    text = conf(443, 8001).replace("/etc/tlsplice/", "/etc/tlsplice-test/")
+    m.write("/etc/tlsplice/tlsplice.conf", text)
+    with m.network():
+        bench.server(name("from 8001"), 8001)
+        m.systemctl("start", "tlsplice")
+        assert says(bench, 443) == b"from 8001"
+        first = m.show("tlsplice", "MainPID")
+        m.run("dpkg", "-i", "/root/two.deb")
+        assert m.run("dpkg-query", "-W", "-f", "${Version}", "tlsplice") == f"{version()}-2"
+        m.wait("tlsplice", "ActiveState", "active")
+        assert m.show("tlsplice", "MainPID") not in ("0", first)
+        assert says(bench, 443) == b"from 8001"
+
+        # Disabled stays disabled, stopped stopped.
+        m.systemctl("disable", "--now", "tlsplice")
+        m.run("dpkg", "-i", "/root/one.deb")  # dpkg goes back too
+        assert m.show("tlsplice", "UnitFileState") == "disabled"
+        m.systemctl("start", "tlsplice")
+        m.run("dpkg", "-r", "tlsplice")
+        assert m.show("tlsplice", "ActiveState") == "inactive" and m.show("tlsplice", "MainPID") == "0"
+    assert m.run("cat", "/etc/tlsplice/tlsplice.conf") == text
+    m.run("dpkg", "--purge", "tlsplice")
+    assert m.run("cat", "/etc/tlsplice/tlsplice.conf") == text
+    assert files() - before == set()
 
 
 class Copy:
