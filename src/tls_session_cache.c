@@ -121,6 +121,13 @@ static void drop_beyond(struct shard *s, const void *key, size_t key_len, size_t
 	}
 }
 
+long long session_end(const SSL_SESSION *session)
+{
+	long long end;
+
+	return __builtin_add_overflow(SSL_SESSION_get_time(session), SSL_SESSION_get_timeout(session), &end) ? 0 : end;
+}
+
 static struct entry *entry_new(const void *key, size_t n, SSL_SESSION *session)
 {
 	int der_len = i2d_SSL_SESSION(session, NULL);
@@ -131,7 +138,7 @@ static struct entry *entry_new(const void *key, size_t n, SSL_SESSION *session)
 		return NULL;
 	e->key_len = n;
 	e->der_len = (size_t)der_len;
-	e->expires = (time_t)SSL_SESSION_get_time(session) + (time_t)SSL_SESSION_get_timeout(session);
+	e->expires = (time_t)session_end(session);
 	e->once = SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION;
 	memcpy(e->bytes, key, n);
 	der = e->bytes + n;

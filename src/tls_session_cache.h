@@ -12,6 +12,9 @@
 
 struct session_cache;
 
+/* When a session ends, in seconds since 1970, whatever times it has: from sessiond anything may come. */
+long long session_end(const SSL_SESSION *session);
+
 /* A cache for `room` sessions, the least recently used of which goes first; 0: without limit. Returns NULL when there is no memory. */
 struct session_cache *session_cache_new(size_t room);
 

@@ -137,11 +137,6 @@ static long long seconds_left(const struct tls *tls, const SSL_SESSION *session)
 	return tls->session_end - time(NULL);
 }
 
-static long long end_of(const SSL_SESSION *session)
-{
-	return (long long)SSL_SESSION_get_time(session) + SSL_SESSION_get_timeout(session);
-}
-
 /* Writes down in a session what its connection has been found to be. */
 static bool set_data(struct tls *tls, SSL_SESSION *session, const struct addr *backend)
 {
@@ -389,7 +384,7 @@ bool tls_issue_tickets(struct tls *tls, const struct addr *backend)
 		size_t n;
 
 		if (tls_resumed(tls))
-			tls->session_end = end_of(SSL_get0_session(tls->ssl));
+			tls->session_end = session_end(SSL_get0_session(tls->ssl));
 		n = tickets_due(tls);
 		for (size_t i = 0; ok && i < n; i++)
 			ok = SSL_new_session_ticket(tls->ssl) == 1;
@@ -431,7 +426,7 @@ void tls_sessions_offer(struct tls *tls)
 	struct session_data data;
 
 	if (session && is_ours(tls, session, &data) && SSL_set_session(tls->ssl, session) == 1) {
-		tls->session_end = end_of(session);
+		tls->session_end = session_end(session);
 		tls_log(tls, LOG_INFO, "Attempting to resume: %s", tls_session_id_text(session, hex));
 	} else {
 		tls_log(tls, LOG_DEBUG, "No previous session to resume");

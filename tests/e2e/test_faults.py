@@ -321,15 +321,17 @@ def test_each_allocation_fails_once(bench, faults, version):
 @pytest.mark.ours
 @pytest.mark.nosan
 @pytest.mark.slow
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_no_failed_allocation_lets_anybody_in(bench, faults, pki, version):
+@pytest.mark.parametrize("where, version", [("CRLfile", ssl.TLSVersion.TLSv1_2), ("CRLfile", ssl.TLSVersion.TLSv1_3),
+                                            ("CRLpath", ssl.TLSVersion.TLSv1_3)])
+def test_no_failed_allocation_lets_anybody_in(bench, faults, pki, tmp_path, where, version):
     """Whichever allocation fails while a revoked or foreign certificate, or one of another name, is looked at: it is not accepted."""
     trust = pki.trust
     good, revoked, unnamed = (trust.issue(f"fault-{name}", issuer="intermediate", extensions=LEAF + f"subjectAltName = DNS:{name}\n")
                               for name in ("fine", "fine-too", "other"))
     foreign = trust.issue("fault-foreign", issuer="other", extensions=LEAF + "subjectAltName = DNS:fine\n")
     crl = trust.crl("fault", "intermediate", [revoked])
-    proxy = bench.tls_server(head="workers = 1\n", env=faults.env, extra=f"verifyChain = yes\nCAfile = {trust.crt('root')}\nCRLfile = {crl}\n"
+    place = crl if where == "CRLfile" else trust.hashed(tmp_path / "lists", crl)
+    proxy = bench.tls_server(head="workers = 1\n", env=faults.env, extra=f"verifyChain = yes\nCAfile = {trust.crt('root')}\n{where} = {place}\n"
                              "checkHost = fine\ncheckHost = fine-too\nsessionResume = no\nTIMEOUTclose = 2\ndebug = err\n")
     contexts = {name: client_context(version=version, certificate=trust.pem(name)) for name in (good, revoked, unnamed, foreign)}
 
@@ -346,6 +348,8 @@ def test_no_failed_allocation_lets_anybody_in(bench, faults, pki, version):
     for name in contexts:
         nth, due = 1, 0
         while due < 3:
+            if where == "CRLpath":
+                os.utime(place + "/" + os.listdir(place)[0])  # read it again
             faults.fail_nth(nth)
             came = enters(name)
             due += not faults.failed()

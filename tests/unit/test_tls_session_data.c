@@ -186,6 +186,17 @@ static void store(struct session_cache *cache, const char *key, bool tls13, unsi
 	SSL_SESSION_free(session);
 }
 
+Test(session_cache, times_beyond_reason)
+{
+	SSL_SESSION *session = session_of(TLS1_2_VERSION, 1);
+
+	SSL_SESSION_set_time(session, LONG_MAX);
+	cr_expect_eq(session_end(session), 0, "that was long ago");
+	SSL_SESSION_set_time(session, 1000);
+	cr_expect_eq(session_end(session), 1300);
+	SSL_SESSION_free(session);
+}
+
 /* The id of the session that is found, 0 if there is none. */
 static unsigned found(struct session_cache *cache, const char *key)
 {
