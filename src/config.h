@@ -1,8 +1,8 @@
 /*
  * The configuration: what a stunnel.conf says, checked, with every default filled in. One generation lives in one arena and never changes
  * once config_load() returned it. The language is that of stunnel 5.82. The options stand in options.def, one row each.
- * Reading it opens the configuration files only: no certificate is loaded, no name looked up, no port bound (service.c does that);
- * files of options that are not built yet are at most tested for being readable.
+ * Reading it opens the configuration files and those of PSKsecrets, and the first time loads engines and providers; no certificate is loaded, no name looked
+ * up, no port bound (service.c does that).
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_CONFIG_H
@@ -26,10 +26,11 @@ struct texts {
 
 enum foreground { FOREGROUND_NO, FOREGROUND_QUIET, FOREGROUND_YES };
 enum log_id_form { LOG_ID_SEQUENTIAL, LOG_ID_UNIQUE, LOG_ID_THREAD, LOG_ID_PROCESS };
-/* Which addresses of a connection the other side sees: the client's towards the upstream, the upstream that the client meant. */
+
 /* Extension: strict: TCP ports too. See sandbox.h. */
 enum sandbox { SANDBOX_NO, SANDBOX_YES, SANDBOX_STRICT };
 
+/* Which addresses of a connection the other side sees: the client's towards the upstream, the upstream that the client meant. */
 enum transparent { TRANSPARENT_NONE, TRANSPARENT_SOURCE, TRANSPARENT_DESTINATION, TRANSPARENT_BOTH };
 
 enum failover { FAILOVER_PRIO, FAILOVER_RR };

@@ -80,11 +80,11 @@ void tls_random_seed(const struct globals *globals, struct tls_library *const *l
 	n = seed_read(globals->rnd_file, wanted, &regular);
 	if (n < 0) {
 		log_global(LOG_WARNING, "RNDfile: %s: %s (%d)", globals->rnd_file, strerror((int)-n), (int)-n);
-		return;
+	} else {
+		seed_stir(libraries, count, (size_t)n);
+		log_global(LOG_DEBUG, "Seeded from %zd byte(s) of %s besides the kernel's", n, globals->rnd_file);
 	}
-	seed_stir(libraries, count, (size_t)n);
-	log_global(LOG_DEBUG, "Seeded from %zd byte(s) of %s besides the kernel's", n, globals->rnd_file);
-	if (regular && globals->rnd_overwrite)
+	if (n >= 0 && regular && globals->rnd_overwrite)
 		seed_renew(globals->rnd_file);
 	OPENSSL_cleanse(seed, sizeof(seed));
 }
