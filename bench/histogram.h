@@ -1,6 +1,6 @@
 /*
  * Latencies of a bench run: a histogram with 64 steps per power of two, in units of 100 ns, so that any percentile is right to 1.6 %.
- * Included by bench/load.c only.
+ * Included by bench/load_client.h only.
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef TLSPLICE_BENCH_HISTOGRAM_H
