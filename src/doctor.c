@@ -14,9 +14,7 @@
 #include "worker.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <linux/capability.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -178,13 +176,12 @@ static void look_at_privileges(struct doctor *d)
 /* Names were looked up when the configuration was read, so they are there. */
 static void find_user(struct doctor *d)
 {
-	const struct globals *g = &d->config->global;
-	const struct passwd *user = g->setuid ? getpwnam(g->setuid) : NULL;
-	const struct group *group = g->setgid ? getgrnam(g->setgid) : NULL;
+	struct identity *who = &d->who;
 
-	d->user = user ? user->pw_uid : g->setuid ? (unsigned)strtoul(g->setuid, NULL, 10) : geteuid();
-	d->group = group ? group->gr_gid : g->setgid ? (unsigned)strtoul(g->setgid, NULL, 10) : getegid();
-	d->changes_user = d->user != geteuid() || d->group != getegid();
+	privileges_identity(&d->config->global, who);
+	if (!who->user)
+		who->uid = geteuid();
+	d->changes_user = who->uid != geteuid() || (who->group && who->groups[0] != getegid());
 }
 
 static void examine(struct doctor *d)

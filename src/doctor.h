@@ -6,6 +6,7 @@
 #define TLSPLICE_DOCTOR_H
 
 #include "config.h"
+#include "privileges.h"
 
 #include <stdio.h>
 
@@ -28,7 +29,7 @@ struct doctor {
 	FILE *out;
 	const struct config *config;
 	unsigned count[VERDICT_PROBLEM + 1];
-	unsigned user, group; /* whom the process will be once it serves */
+	struct identity who; /* the process once it serves */
 	bool changes_user;
 };
 

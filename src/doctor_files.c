@@ -19,11 +19,13 @@
 /* access(2) as the user that the process will be, in a process of its own. Returns 0 or -errno. */
 static int access_later(const struct doctor *d, const char *path, int mode)
 {
+	const struct identity *who = &d->who;
 	pid_t pid = d->changes_user ? fork() : -1;
 	int status;
 
 	if (pid == 0) {
-		if (setgroups(0, NULL) < 0 || setgid(d->group) < 0 || setuid(d->user) < 0)
+		if ((who->group && (setgroups((size_t)who->count, who->groups) < 0 || setgid(who->groups[0]) < 0)) ||
+		    setuid(who->uid) < 0)
 			_exit(0); /* that it may not is another finding */
 		_exit(faccessat(AT_FDCWD, path, mode, AT_EACCESS) < 0 ? errno : 0);
 	}
@@ -48,9 +50,9 @@ static bool look_at_readable(struct doctor *d, const char *who, const char *opti
 	}
 	error = access_later(d, path, mode);
 	if (error) {
-		finding(d, VERDICT_WARNING, "%s: %s = %s: a reload cannot read it as user %u: %s", who, option, path, d->user,
+		finding(d, VERDICT_WARNING, "%s: %s = %s: a reload cannot read it as user %u: %s", who, option, path, d->who.uid,
 		        strerror(-error));
-		remedy(d, "chown or chgrp it, or set an ACL: setfacl -m u:%u:r %s", d->user, path);
+		remedy(d, "chown or chgrp it, or set an ACL: setfacl -m u:%u:r %s", d->who.uid, path);
 	} else {
 		finding(d, VERDICT_OK, "%s: %s = %s", who, option, path);
 	}
@@ -81,7 +83,7 @@ static void look_at_program(struct doctor *d, const struct section *s)
 		finding(d, VERDICT_OK, "%s: exec = %s", s->name, at);
 		return;
 	}
-	finding(d, VERDICT_PROBLEM, "%s: exec = %s: user %u cannot run it: %s", s->name, at, d->user, strerror(-error));
+	finding(d, VERDICT_PROBLEM, "%s: exec = %s: user %u cannot run it: %s", s->name, at, d->who.uid, strerror(-error));
 	remedy(d, "install the program, mend the path, or chmod +x");
 }
 
@@ -140,7 +142,8 @@ static void look_at_written(struct doctor *d, const char *option, const char *pa
 		finding(d, VERDICT_OK, "%s = %s%s", option, root, path);
 		return;
 	}
-	finding(d, VERDICT_PROBLEM, "%s = %s%s: user %u cannot write %s: %s", option, root, path, d->user, at, strerror(-error));
+	finding(d, VERDICT_PROBLEM, "%s = %s%s: user %u cannot write %s: %s", option, root, path, d->who.uid, at,
+	        strerror(-error));
 	remedy(d, "make the directory, and let the user of `setuid` write there");
 }
 

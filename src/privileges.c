@@ -20,8 +20,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NOBODYS_GROUP = 65534 }; /* the kernel's own word for it, see /proc/sys/kernel/overflowgid */
-
 static bool failed(const char *what)
 {
 	log_global(LOG_ERR, "%s: %s (%d)", what, strerror(errno), errno);
@@ -153,27 +151,19 @@ static bool capabilities_set(unsigned wanted)
 
 /* --- who we are --------------------------------------------------------------------------------------------------------------------- */
 
-enum { GROUPS_MAX = 256 };
-
-struct identity {
-	bool user, group; /* which of them changes */
-	uid_t uid;
-	gid_t groups[GROUPS_MAX]; /* the first is ours, whether there are others or not */
-	int count;
-};
-
 /* Of a user without `setgid`: his own groups. Root's are not left to him. */
 static void take_groups(struct identity *id, const char *user)
 {
-	id->count = owner_groups(user, id->groups, GROUPS_MAX);
+	id->count = owner_groups(user, id->groups, PRIVILEGES_GROUPS_MAX);
 	if (id->count)
 		return;
-	id->groups[id->count++] = NOBODYS_GROUP;
-	log_global(LOG_NOTICE, "User %s has no group of his own and there is no \"setgid\": it is %d then", user, NOBODYS_GROUP);
+	id->groups[id->count++] = OWNER_NOBODYS_GROUP;
+	log_global(LOG_NOTICE, "User %s has no group of his own and there is no \"setgid\": it is %d then", user,
+	           OWNER_NOBODYS_GROUP);
 }
 
 /* The names were found when the configuration was read. */
-static bool identity_of(const struct globals *g, struct identity *id)
+bool privileges_identity(const struct globals *g, struct identity *id)
 {
 	*id = (struct identity){.user = g->setuid, .group = g->setgid || g->setuid, .count = g->setgid ? 1 : 0};
 	if ((g->setuid && !owner_user(g->setuid, &id->uid)) || (g->setgid && !owner_group(g->setgid, &id->groups[0]))) {
@@ -231,7 +221,7 @@ bool privileges_drop(const struct generation *g)
 	unsigned needed = capabilities_needed(g); /* /proc may be out of reach later */
 	struct identity id;
 
-	if (!identity_of(&g->config->global, &id) || !enter_jail(g))
+	if (!privileges_identity(&g->config->global, &id) || !enter_jail(g))
 		return false;
 	if (is_already(&id))
 		return true;

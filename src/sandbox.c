@@ -40,10 +40,10 @@ struct needs {
 };
 
 static struct needs allowed; /* at the start; empty: everything */
-static bool confined;   /* there is a sandbox */
-static bool enforced;   /* by Landlock */
-static bool restricted; /* by seccomp */
-static bool runs;       /* programs, if only those that Landlock allows */
+static bool confined;        /* there is a sandbox */
+static bool enforced;        /* by Landlock */
+static bool restricted;      /* by seccomp */
+static bool runs;            /* programs, if only those that Landlock allows */
 
 /* --- what is needed ----------------------------------------------------------------------------------------------------------------- */
 
@@ -467,6 +467,9 @@ bool sandbox_allows(const struct config *config)
 		log_global(LOG_ERR, "Sandbox: ports that only clients or certificates know need a restart");
 	}
 	sandbox_ports_each(config, see_port, &ok);
+	if (needs.failed)
+		log_global(LOG_ERR, "Sandbox: %s (%d)", strerror(ENOMEM), ENOMEM);
+	ok = ok && !needs.failed;
 	needs_free(&needs);
 	return ok;
 }

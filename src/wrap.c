@@ -5,12 +5,12 @@
 #include "wrap.h"
 
 #include "log.h"
+#include "owner.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
-#include <pwd.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -65,7 +65,9 @@ static int add_files(posix_spawn_file_actions_t *files, int fd)
 
 	for (int to = 0; to < (helper.speaks ? 2 : 3) && !error; to++)
 		error = posix_spawn_file_actions_addopen(files, to, "/dev/null", O_RDWR, 0);
-	return error ? error : posix_spawn_file_actions_adddup2(files, fd, HELPER_SOCKET);
+	if (!error)
+		error = posix_spawn_file_actions_adddup2(files, fd, HELPER_SOCKET);
+	return error ? error : posix_spawn_file_actions_addclosefrom_np(files, HELPER_SOCKET + 1);
 }
 
 /* A session of its own: what a terminal sends is not for it. */
@@ -277,41 +279,18 @@ bool wrap_is_helper(int argc, char *const argv[])
 	       type == SOCK_SEQPACKET;
 }
 
-static bool find_group(const char *text, gid_t *gid)
-{
-	const struct group *group = getgrnam(text);
-	char *end;
-
-	*gid = group ? group->gr_gid : (gid_t)strtoul(text, &end, 10);
-	return group || (*text && !*end);
-}
-
-static bool find_user(const char *text, uid_t *uid, gid_t *gid)
-{
-	const struct passwd *user = getpwnam(text);
-	char *end;
-
-	*uid = user ? user->pw_uid : (uid_t)strtoul(text, &end, 10);
-	if (!user && (!*text || *end))
-		return false;
-	if (!user)
-		user = getpwuid(*uid);
-	*gid = user ? user->pw_gid : (gid_t)*uid;
-	return true;
-}
-
 /* To the user and group of the configuration, with no other group. Who is not root any more has been there. */
 static bool drop_privileges(const char *user, const char *group)
 {
 	uid_t uid = 0;
-	gid_t gid = 0;
+	gid_t gid = OWNER_NOBODYS_GROUP;
 
 	if (geteuid() != 0 || (!*user && !*group))
 		return true;
-	if (*user && !find_user(user, &uid, &gid))
+	if ((*user && !owner_user(user, &uid)) || (*group && !owner_group(group, &gid)))
 		return false;
-	if (*group && !find_group(group, &gid))
-		return false;
+	if (!*group)
+		(void)owner_groups(user, &gid, 1);
 	if (setgroups(1, &gid) < 0 || setresgid(gid, gid, gid) < 0)
 		return false;
 	return !*user || setresuid(uid, uid, uid) == 0;
@@ -419,7 +398,7 @@ int wrap_main(char *const argv[])
 	pid_t pid;
 
 	prctl(PR_SET_NAME, "tlsplice-wrap"); /* instead of "exe" */
-	signal(SIGTERM, SIG_IGN); /* for all processes of a service at once; we end with our parent */
+	signal(SIGTERM, SIG_IGN);            /* for all processes of a service at once; we end with our parent */
 	if (!drop_privileges(argv[1], argv[2]))
 		return 1;
 	while (status != 0) {

@@ -440,6 +440,16 @@ def test_the_helper_begins_with_the_first_section_that_asks_and_ends_with_the_pr
     until(lambda: not [pid for pid in pids if running(pid)], what="their end")
 
 
+def test_the_helper_inherits_nothing(bench, files, network):
+    """What whoever started the proxy has left open is not for the commands of rules."""
+    ours, theirs = os.pipe()
+    proxy = wrapped(bench, files, pass_fds=(theirs,))
+    os.close(theirs)
+    for pid in idle_helpers(proxy):
+        assert not [fd for fd in os.listdir(f"/proc/{pid}/fd") if "pipe:" in os.readlink(f"/proc/{pid}/fd/{fd}")]
+    os.close(ours)
+
+
 def test_a_child_cannot_become_another_program(bench, files, network, tmp_path):
     """`spawn` runs beside; `twist` would run in our place."""
     files.write(allow=f"s: {network}1: spawn (echo %a %d > {tmp_path}/spawned)\ns: ALL: twist /bin/echo twisted\n", deny="ALL: ALL\n")

@@ -121,6 +121,17 @@ def test_user_who_takes_over(visit, open_path, pki):
     assert not os.listdir(tmp_path / "open")
 
 
+def test_groups_of_the_user_who_takes_over(visit, open_path, pki):
+    """Without `setgid` they are his own, and root's is none of them."""
+    tmp_path, secret = open_path, open_path / "secret.pem"
+    secret.write_bytes(open(pki.ec_pem, "rb").read())
+    os.chmod(secret, 0o640)
+    report = visit(head="setuid = nobody\n", cert=secret)
+    report.says("warning", f"cert = .*secret.pem: a reload cannot read it as user {pwd.getpwnam('nobody').pw_uid}: Permission denied")
+    os.chown(secret, -1, pwd.getpwnam("nobody").pw_gid)
+    assert not visit(head="setuid = nobody\n", cert=secret).lines("warning")
+
+
 def test_chroot_and_its_files(visit, tmp_path, need):
     visit(head=f"chroot = {tmp_path}/none").says("problem", "chroot = .*/none: no such directory", "mkdir -p")
     (tmp_path / "jail/run").mkdir(parents=True)
