@@ -415,6 +415,29 @@ def test_idle_time_out(shared, version):
 # --- proxies of their own ---
 
 
+@needs_kernel
+@pytest.mark.serial
+@pytest.mark.nosan
+@each_version
+def test_stalled_client_on_the_way_to_the_kernel(bench, version):
+    """What was sealed in user space has to leave first, and it does not: meanwhile the backend is held up."""
+    def pour(sock, _):
+        try:
+            for _ in range(1000):
+                sock.sendall(b"d" * 65536)
+        except OSError:
+            pass
+
+    proxy = bench.tls_server("ktls = yes\nktlsAfter = 30000\nsocket = l:SO_SNDBUF=2048", backend=bench.server(pour))
+    bench.client(proxy.port, client_context(version=version)).close()
+    proxy.wait_idle()
+    before = proxy.rss_kib()
+    client = bench.client(proxy.port, client_context(version=version), rcvbuf=4096)
+    time.sleep(3)
+    assert proxy.rss_kib() - before < 16384
+    assert client.recv_exactly(1 << 20) == b"d" * (1 << 20)
+
+
 @pytest.mark.slow
 @each_relay
 @each_version
