@@ -5,6 +5,7 @@
  */
 #include "log.h"
 
+#include "log_batch.h"
 #include "log_sink.h"
 #include "thread.h"
 
@@ -18,36 +19,20 @@
 #include <unistd.h>
 
 enum {
-	BATCH_MAX = 1 << 20,    /* bytes waiting for the writer: some 10,000 lines */
-	BATCH_URGENT = 65536,   /* and room beyond that which only errors may use: a flood of notices must not hide them */
 	ID_MAX = LOG_IDENT_MAX, /* bytes of an id; the longest we make has 22 */
 	LINGER_MS = 10,         /* how long the writer gathers lines after it wrote some: at most 100 wake-ups a second */
 	CLOSE_MS = 5000,        /* how long a disk that takes nothing is waited for, before we end without the last lines */
 };
 
-/* A line as it waits in a batch: this, then "LOGn[id]: text" without an end mark, then padding. */
-struct line {
-	time_t when;
-	uint16_t length; /* of what follows */
-	uint16_t text;   /* where the text begins in it */
-	uint8_t level;
-};
-
-struct batch {
-	size_t used;
-	unsigned long lines;
-	_Alignas(struct line) char bytes[BATCH_MAX + BATCH_URGENT];
-};
-
 enum writer { WRITER_BUSY, WRITER_LINGERS, WRITER_SLEEPS };
 
-static struct batch batches[2];
+static struct log_batch batches[2];
 
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;  /* the writer waits here */
 	pthread_cond_t moved; /* and here who waits for it */
-	struct batch *filling;
+	struct log_batch *filling;
 	uint64_t logged, written; /* lines, ever */
 	unsigned long unreported; /* lines dropped since the last time we said so */
 	enum writer writer;
@@ -103,44 +88,23 @@ unsigned long log_dropped(void)
 
 /* ---- producers ---- */
 
-/* Bytes a line takes in a batch. */
-static size_t line_room(size_t length)
-{
-	size_t unit = _Alignof(struct line);
-
-	return (sizeof(struct line) + length + unit - 1) / unit * unit;
-}
-
-static bool batch_add(struct batch *batch, const struct line *line, const char *body)
-{
-	size_t limit = line->level <= LOG_ERR ? sizeof(batch->bytes) : BATCH_MAX;
-	size_t room = line_room(line->length);
-
-	if (room > limit || batch->used > limit - room)
-		return false;
-	memcpy(batch->bytes + batch->used, line, sizeof(*line));
-	memcpy(batch->bytes + batch->used + sizeof(*line), body, line->length);
-	batch->used += room;
-	batch->lines++;
-	return true;
-}
-
 /* A sleeping writer is woken once per batch, a lingering one when memory runs short. */
 static bool writer_wanted(void)
 {
-	bool wanted = shared.writer == WRITER_SLEEPS || (shared.writer == WRITER_LINGERS && shared.filling->used > BATCH_MAX / 2);
+	bool wanted =
+		shared.writer == WRITER_SLEEPS || (shared.writer == WRITER_LINGERS && shared.filling->used > LOG_BATCH_MAX / 2);
 
 	if (wanted)
 		shared.writer = WRITER_BUSY;
 	return wanted;
 }
 
-static void submit(const struct line *line, const char *body)
+static void submit(const struct log_line *line, const char *body)
 {
 	bool wake = false;
 
 	pthread_mutex_lock(&shared.lock);
-	if (batch_add(shared.filling, line, body)) {
+	if (log_batch_add(shared.filling, line, body)) {
 		shared.logged++;
 		wake = writer_wanted();
 	} else {
@@ -172,7 +136,7 @@ void log_vwrite(int level, const char *id, const char *format, va_list args)
 {
 	static _Thread_local char body[ID_MAX + 16 + LOG_TEXT_MAX + 1];
 	int saved_errno = errno;
-	struct line line = {.when = time(NULL), .level = (uint8_t)(level & 7)};
+	struct log_line line = {.when = time(NULL), .level = (uint8_t)(level & 7)};
 	size_t head, length;
 
 	if (level < softest) {
@@ -202,36 +166,18 @@ void log_write(int level, const char *id, const char *format, ...)
 
 /* ---- the writer ---- */
 
-/* Calls fn for each line of a batch. */
-static void batch_each(const struct batch *batch, void (*fn)(const struct line *, const char *body))
-{
-	for (size_t at = 0; at < batch->used;) {
-		struct line line;
-
-		memcpy(&line, batch->bytes + at, sizeof(line));
-		fn(&line, batch->bytes + at + sizeof(line));
-		at += line_room(line.length);
-	}
-}
-
-static void batch_clear(struct batch *batch)
-{
-	batch->used = 0;
-	batch->lines = 0;
-}
-
-static void emit(const struct line *line, const char *body)
+static void emit(const struct log_line *line, const char *body)
 {
 	log_sinks_emit(line->level, line->when, body, line->length);
 }
 
-static void batch_emit(struct batch *batch, unsigned long drops)
+static void batch_emit(struct log_batch *batch, unsigned long drops)
 {
-	batch_each(batch, emit);
+	log_batch_each(batch, emit);
 	if (drops)
 		log_sinks_report("%lu log line(s) dropped: the log could not be written fast enough", drops);
 	log_sinks_flush();
-	batch_clear(batch);
+	log_batch_clear(batch);
 }
 
 static struct timespec deadline_in(int ms)
@@ -280,7 +226,7 @@ static void linger(void)
 /* One round: take everything that waits, with the lock, and write it, without. */
 static void write_round(void)
 {
-	struct batch *batch = shared.filling;
+	struct log_batch *batch = shared.filling;
 	unsigned long lines = batch->lines, drops = shared.unreported;
 	struct log_sinks wanted = shared.wanted;
 	bool changed = shared.pending;
@@ -381,31 +327,7 @@ static void sinks_offer(const struct log_sinks *wanted)
 	}
 }
 
-/* Throws out the kept lines that the level does not allow. */
-static void kept_filter(void)
-{
-	struct batch *batch = shared.filling;
-	size_t used = 0;
-
-	for (size_t at = 0; at < batch->used;) {
-		struct line line;
-		size_t room;
-
-		memcpy(&line, batch->bytes + at, sizeof(line));
-		room = line_room(line.length);
-		if (line.level <= atomic_load(&level_now)) {
-			memmove(batch->bytes + used, batch->bytes + at, room);
-			used += room;
-		} else {
-			batch->lines--;
-			shared.logged--;
-		}
-		at += room;
-	}
-	batch->used = used;
-}
-
-static void dump_line(const struct line *line, const char *body)
+static void dump_line(const struct log_line *line, const char *body)
 {
 	if (line->level <= LOG_NOTICE)
 		fprintf(stderr, "[%c] %.*s\n", "***!:.  "[line->level], line -> length - line -> text, body + line -> text);
@@ -415,9 +337,9 @@ void log_dump_kept(void)
 {
 	pthread_mutex_lock(&shared.lock);
 	if (atomic_load(&keeping)) {
-		batch_each(shared.filling, dump_line);
+		log_batch_each(shared.filling, dump_line);
 		shared.logged -= shared.filling->lines;
-		batch_clear(shared.filling);
+		log_batch_clear(shared.filling);
 	}
 	pthread_mutex_unlock(&shared.lock);
 }
@@ -450,8 +372,8 @@ int log_open(const struct log_target *target)
 	if (error)
 		return error;
 	pthread_mutex_lock(&shared.lock);
-	if (atomic_load(&keeping))
-		kept_filter();
+	if (atomic_load(&keeping)) /* throws out the lines that the level does not allow */
+		shared.logged -= log_batch_filter(shared.filling, atomic_load(&level_now));
 	snprintf(shared.output, sizeof(shared.output), "%s", target->output ? target->output : "");
 	shared.overwrite = target->overwrite;
 	sinks_offer(&wanted);
@@ -502,7 +424,7 @@ static void child_reset(void)
 	pthread_mutex_init(&shared.lock, NULL);
 	pthread_cond_init(&shared.wake, NULL);
 	pthread_cond_init(&shared.moved, NULL);
-	batch_clear(shared.filling == &batches[0] ? &batches[1] : &batches[0]);
+	log_batch_clear(shared.filling == &batches[0] ? &batches[1] : &batches[0]);
 	shared.written = shared.logged - shared.filling->lines;
 	log_sinks_forget();
 	shared.owner = 0;
