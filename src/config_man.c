@@ -99,7 +99,7 @@ const struct config_note config_notes[] = {
                        "If they cannot be used the old ones stay, with a warning that says why, and "
                        "`tlsplice_certificate_reloads_total` counts it. "
                        "Pass phrases are not asked for: one that was given at start is tried. "
-                       "A reload (SIGHUP) loads the files at once, with or without this option."},
+                       "A reload (SIGHUP) loads the files at once, with or without this option, and `PSKsecrets`, which is not watched."},
 	{"checkEmail",
          "One match of any value of `checkHost`, `checkEmail` and `checkIP` is enough. They need `verifyChain` or `verifyPeer`."},
 	{"checkHost", "The certificate may have a `*` for its first label, or for a part of it. "
