@@ -18,6 +18,7 @@ from peers import Server, TlsClient, client_context, echo, server_context
 from peers import name as peer_name
 from pki import LEAF
 from proxy import BINARY, REPORTS, SLOW, TOP, Proxy, until
+from proxy_protocol import introduced
 
 
 def attempt(port, size=4):
@@ -207,6 +208,31 @@ def test_ring_operations_fail_in_inetd_mode_with_a_program(bench, faulty, first)
         assert process.wait(20 * SLOW) in (0, 2)
         assert not REPORTS.search(process.stderr.read().decode())
         process.stderr.close()
+
+
+@pytest.mark.ours
+@pytest.mark.san
+def test_no_buffer_for_the_header(bench, faulty):
+    """From the nth on there is none: the first connection comes as far as n allows, and one of its buffers is for the header of `sendProxy`."""
+    said = []
+
+    def comes_through(nth):
+        backend = bench.server(introduced(echo))
+        proxy = bench.tls_server("sendProxy = v2", head="workers = 1\n", backend=backend, env={"TLSPLICE_FAIL_CHUNK": f"{nth}:1000000000"})
+        done = attempt(proxy.port)
+        proxy.stop()
+        said.extend(proxy.lines(r"LOG3\[0\]: No memory for the header of the PROXY protocol"))
+        assert all(isinstance(error, OSError) or str(error) == "16 bytes short" for error in backend.errors), backend.errors
+        return done
+
+    least, most = 1, 4096
+    while least < most:
+        middle = (least + most) // 2
+        least, most = (least, middle) if comes_through(middle) else (middle + 1, most)
+    for nth in range(least - 1, least - 16, -1):
+        if not said:
+            comes_through(nth)
+    assert said
 
 
 # --- kernel TLS ---

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from kernel_tls import HAVE, results
 from peers import TIMEOUT, TlsClient, abort, client_context, connect, echo, pattern, read_all, read_exactly
 from proxy import BINARY, SLOW, until
 from proxy_protocol import (CERT_CONN, CERT_SESS, CIPHER, CLIENT_SSL, CN, KEY_ALG, SIG_ALG, VERSION, Header, announced, introduced)
@@ -524,7 +525,8 @@ def test_ways_of_the_relay(bench, version, path):
         sock.sendall(answer)
         return got, read_all(sock)[0]
 
-    proxy = section(bench, PATHS[path], handler)
+    admin = bench.ports()
+    proxy = section(bench, PATHS[path], handler, head=f"admin = 127.0.0.1:{admin}")
     client = bench.client(proxy.port, client_context(version=version), server_name="way.test")
     data = pattern(2_000_000)
     client.send(data)
@@ -532,6 +534,8 @@ def test_ways_of_the_relay(bench, version, path):
     client.bye()
     header, (got, rest) = proxy.backend.result()
     assert got == data and rest == b"" and header.authority == b"way.test"
+    if HAVE and path.startswith("kernel"):
+        assert results(admin, "s") == {("tx", "kernel"): 1, ("rx", "kernel"): 1}
 
 
 def test_many_at_once(bench):
