@@ -21,11 +21,18 @@ enum {
 	IDLE_RECORDS_MAX = 128,
 };
 
+uint64_t keyed_records_per_key;
+
 /*
- * Half of what is safe for AES-CCM (RFC 9147 4.5.3), since sends that the kernel cuts short make a few records more than we count. AES-GCM keys are good for
- * 2^24.5 full records (RFC 8446 5.5), ChaCha20-Poly1305 for any number.
+ * Less than what is safe, since sends that the kernel cuts short make a few records more than we count: 2^24.5 with AES-GCM, any number with
+ * ChaCha20-Poly1305 (RFC 8446 5.5), 2^23 with AES-CCM (RFC 9147 4.5.3).
  */
-uint64_t keyed_records_per_key = 1 << 22;
+static const uint64_t records_per_key[AEAD_CIPHERS] = {
+	[AEAD_AES_128_GCM] = 1 << 24,
+	[AEAD_AES_256_GCM] = 1 << 24,
+	[AEAD_CHACHA20_POLY1305] = UINT64_MAX,
+	[AEAD_AES_128_CCM] = 1 << 22,
+};
 
 static struct tls *tls_of(struct record *r)
 {
@@ -159,9 +166,14 @@ static bool update_tx(struct record *r, struct keyed *k)
 	return k->tx.kind->write(r, k, SSL3_RT_HANDSHAKE, message, sizeof(message)) && half_update(k, &k->tx);
 }
 
+static bool is_worn(const struct keyed *k)
+{
+	return k->tx.sequence >= (keyed_records_per_key ? keyed_records_per_key : records_per_key[k->cipher]);
+}
+
 enum record_result keyed_renew(struct record *r, struct keyed *k)
 {
-	if (!k->tls13 || k->tx.sequence < keyed_records_per_key || k->tx.changing)
+	if (!k->tls13 || !is_worn(k) || k->tx.changing)
 		return RECORD_OK;
 	if (k->tx.kind == &half_kernel && !ktls_support()->rekey)
 		return keyed_broken(r, "SSL_write", "the key is worn, and this kernel cannot change it");

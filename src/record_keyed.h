@@ -79,7 +79,7 @@ bool keyed_find_cipher(const SSL *ssl, enum aead_cipher *cipher);
 /* What a record of this connection holds at most. */
 size_t keyed_plain_max(const SSL *ssl);
 
-/* TLS 1.3: a key is not used for more records than this: then a KeyUpdate is sent. Tests lower it. */
+/* TLS 1.3: a key is not used for more records than its cipher allows: then a KeyUpdate is sent. Tests have it sent earlier; 0: the cipher's limit. */
 extern uint64_t keyed_records_per_key;
 
 extern const struct record_engine record_keyed;

@@ -822,8 +822,6 @@ Test(inplace, silence_after_close_notify)
 /* Our own KeyUpdate, when a key has done its share. */
 Test(inplace, keys_of_ours_wear_out)
 {
-	uint64_t limit = keyed_records_per_key;
-
 	keyed_records_per_key = 8;
 	for (int client = 0; client < 2; client++)
 		for (int i = 0; i < SUITES; i++) {
@@ -838,13 +836,12 @@ Test(inplace, keys_of_ours_wear_out)
 			bye();
 			part();
 		}
-	keyed_records_per_key = limit;
+	keyed_records_per_key = 0;
 }
 
 /* ... also of a key that OpenSSL has used before. */
 Test(inplace, keys_wear_out_at_the_limit)
 {
-	uint64_t limit = keyed_records_per_key;
 	size_t n;
 
 	keyed_records_per_key = 8;
@@ -881,7 +878,7 @@ Test(inplace, keys_wear_out_at_the_limit)
 	cr_assert_eq(we_sent(&n), SSL3_RT_APPLICATION_DATA);
 	cr_assert_eq(we_sent(&n), SSL3_RT_HANDSHAKE);
 	part();
-	keyed_records_per_key = limit;
+	keyed_records_per_key = 0;
 }
 
 /* --- alerts ------------------------------------------------------------------------------------------------------------------------- */

@@ -847,8 +847,6 @@ Test(kernel_records, new_keys_are_refused)
 /* Our own KeyUpdate, when a key has done its share. */
 Test(kernel_records, keys_of_ours_wear_out)
 {
-	uint64_t limit = keyed_records_per_key;
-
 	keyed_records_per_key = 8;
 	for (int client = 0; client < 2; client++)
 		for (int i = 0; i < KERNEL_SUITES; i++)
@@ -865,13 +863,12 @@ Test(kernel_records, keys_of_ours_wear_out)
 				bye();
 				part();
 			}
-	keyed_records_per_key = limit;
+	keyed_records_per_key = 0;
 }
 
 /* Data that went past the queue counts too, and at most so many records go under one key. */
 Test(kernel_records, spliced_data_counts)
 {
-	uint64_t limit = keyed_records_per_key;
 	size_t n;
 
 	keyed_records_per_key = 100;
@@ -899,12 +896,28 @@ Test(kernel_records, spliced_data_counts)
 		cr_assert_eq(tls_spliced(&us.tls, 65536), RECORD_OK);
 	cr_assert_eq(us.out.bytes, 0);
 	part();
-	keyed_records_per_key = limit;
+	keyed_records_per_key = 0;
+}
+
+/* RFC 8446 5.5, RFC 9147 4.5.3 */
+Test(kernel_records, how_long_a_key_lasts)
+{
+	static const uint64_t safe[] = {23726566, 23726566, UINT64_MAX - 1000, 1 << 23}; /* of kernel_suites[]; 2^24.5 with AES-GCM */
+
+	for (int i = 0; i < 4; i++) {
+		meet_kernel(false, &kernel_suites[i], BOTH);
+		us.tls.keyed->tx.sequence = safe[i] / 4;
+		cr_assert_eq(tls_spliced(&us.tls, 65536), RECORD_OK);
+		cr_assert(!us.tls.keyed->tx.changing, "%s", kernel_suites[i].name);
+		us.tls.keyed->tx.sequence = safe[i] - safe[i] / 4;
+		cr_assert_eq(tls_spliced(&us.tls, 65536), RECORD_OK);
+		cr_assert_eq(us.tls.keyed->tx.changing, safe[i] < UINT64_MAX / 2, "%s", kernel_suites[i].name);
+		part();
+	}
 }
 
 Test(kernel_records, worn_keys_that_cannot_change)
 {
-	uint64_t limit = keyed_records_per_key;
 	struct queue plain = {0};
 
 	keyed_records_per_key = 20;
@@ -926,7 +939,7 @@ Test(kernel_records, worn_keys_that_cannot_change)
 		exchange(1);
 	bye();
 	part();
-	keyed_records_per_key = limit;
+	keyed_records_per_key = 0;
 }
 
 /* --- reads that fail ---------------------------------------------------------------------------------------------------------------- */
