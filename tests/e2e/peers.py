@@ -220,6 +220,15 @@ def connect(address, rcvbuf=None, source=None):
     return sock
 
 
+def listens(port):
+    """Whether somebody does on loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    except ConnectionRefusedError:
+        return False
+
+
 class TlsClient:
     """TLS over memory buffers, so that the test decides what reaches the wire and when."""
 
@@ -255,11 +264,13 @@ class TlsClient:
             self.incoming.write_eof()
         return bool(data)
 
-    def handshake(self, chunk=None):
+    def handshake(self, chunk=None, hold=False):
+        """With `hold` the last flight, our Finished, is not sent yet: it goes with what follows."""
         while True:
             try:
                 self.tls.do_handshake()
-                self.flush(chunk)
+                if not hold:
+                    self.flush(chunk)
                 return self
             except ssl.SSLWantReadError:
                 self.flush(chunk)

@@ -161,16 +161,7 @@ def test_cut_in_the_second_flight(bench):
     watched = Watched(bench)
     for how in ("fin", "rst"):
         for cut in (1, 5, 20, 60):
-            client = TlsClient(watched.port, handshake=False)
-            try:
-                client.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                client.flush()
-            client._feed()
-            try:
-                client.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
+            client = TlsClient(watched.port, handshake=False).handshake(hold=True)
             client.sock.sendall(client.flight()[:cut])
             if how == "fin":
                 client.close()

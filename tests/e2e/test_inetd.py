@@ -20,7 +20,7 @@ import time
 import pytest
 
 from conftest import need
-from peers import CLOSE_NOTIFY, TlsClient, echo, pattern, read_all, server_context
+from peers import CLOSE_NOTIFY, TlsClient, echo, listens, pattern, read_all, server_context
 from proxy import BINARY, REPORTS, SLOW, WRAPPER, until
 
 pytestmark = pytest.mark.ours
@@ -102,14 +102,6 @@ def session(port):
 
 
 # --- super-servers ---
-
-
-def listens(port):
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-        return True
-    except ConnectionRefusedError:
-        return False
 
 
 def xinetd():
@@ -408,6 +400,18 @@ def check_jailed(inetd, process, jail):
     assert (found.st_uid, found.st_gid) == NOBODY
 
 
+def on_a_socket(bench, inetd):
+    """A server on one end of a pair of sockets that has echoed what the client on the other end said."""
+    ours, theirs = socket.socketpair()
+    bench.keep(ours)
+    process = inetd.start(theirs, theirs, IN_JAIL)
+    theirs.close()
+    client = TlsClient(ours)
+    client.send(b"hello")
+    assert client.recv_exactly(5) == b"hello"
+    return process, client
+
+
 def ended(process):
     assert process.wait(20 * SLOW) == 0
     assert not REPORTS.search(process.stderr.read().decode())
@@ -417,17 +421,11 @@ def ended(process):
 @pytest.mark.san
 def test_a_server_in_a_jail(bench, jail):
     inetd = jailed(bench, jail, server_lines(bench, f"connect = 127.0.0.1:{bench.server(echo).port}"))
-    ours, theirs = socket.socketpair()
-    bench.keep(ours)
-    process = inetd.start(theirs, theirs, IN_JAIL)
-    theirs.close()
-    client = TlsClient(ours)
-    client.send(b"hello")
-    assert client.recv_exactly(5) == b"hello"
+    process, client = on_a_socket(bench, inetd)
     check_jailed(inetd, process, jail)
     client.close_notify()
     assert client.recv_all() == b"" and client.ended == CLOSE_NOTIFY
-    ours.close()
+    client.close()
     ended(process)
     assert f"Switched to chroot directory: {jail}" in inetd.log() and "Connection closed: 5 byte(s) sent to TLS" in inetd.log()
 
@@ -455,16 +453,10 @@ def test_a_program_in_a_jail(bench, jail):
         os.makedirs(jail + os.path.dirname(path), exist_ok=True)
         shutil.copy(path, jail + path)
     inetd = jailed(bench, jail, server_lines(bench))
-    ours, theirs = socket.socketpair()
-    bench.keep(ours)
-    process = inetd.start(theirs, theirs, IN_JAIL)
-    theirs.close()
-    client = TlsClient(ours)
-    client.send(b"hello")
-    assert client.recv_exactly(5) == b"hello"
+    process, client = on_a_socket(bench, inetd)
     client.close_notify()
     assert client.recv_all() == b""
-    ours.close()
+    client.close()
     ended(process)
     assert "Local mode child started" in inetd.log()
 

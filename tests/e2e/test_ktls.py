@@ -83,14 +83,7 @@ def test_odd_sizes_across_the_switch(shared, how, version, after):
 @pytest.mark.parametrize("cut", [None, 3, 20])
 def test_first_data_with_the_handshake(shared, how, version, size, cut):
     """The client's Finished and its first records in one segment, or the first record in two."""
-    client = shared.client(shared.port[how], client_context(version=version), handshake=False)
-    while True:
-        try:
-            client.tls.do_handshake()
-            break
-        except ssl.SSLWantReadError:
-            client.flush()
-            client._feed()
+    client = shared.client(shared.port[how], client_context(version=version), handshake=False).handshake(hold=True)
     flight = client.flight()
     data = pattern(size)
     client.tls.write(data)

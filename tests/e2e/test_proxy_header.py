@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from kernel_tls import HAVE, results
-from peers import TIMEOUT, TlsClient, abort, client_context, connect, echo, pattern, read_all, read_exactly
+from peers import TIMEOUT, TlsClient, abort, client_context, connect, echo, listens, pattern, read_all, read_exactly
 from proxy import BINARY, SLOW, until
 from proxy_protocol import (CERT_CONN, CERT_SESS, CIPHER, CLIENT_SSL, CN, KEY_ALG, SIG_ALG, VERSION, Header, announced, introduced)
 
@@ -267,7 +267,7 @@ def test_ipv4_on_a_socket_of_ipv6(bench, pki):
     proxy = bench.proxy(f"[s]\naccept = :::{port}\nconnect = 127.0.0.1:{backend.port}\ncert = {pki.ec_pem}\nsendProxy = v2\n"
                         "socket = a:IPV6_V6ONLY=no\n")
     client = bench.client(port).ping()
-    assert re.search(r"accepted connection from ::ffff:127\.0\.0\.1:|accepted connection from 127\.0\.0\.1", proxy.log())
+    proxy.wait_log(r"accepted connection from (::ffff:)?127\.0\.0\.1:")
     header = backend.headers[0]
     assert header.family == 0x11 and header.source == client.sock.getsockname() and header.destination == ("127.0.0.1", port)
 
@@ -459,14 +459,7 @@ def test_together_with_the_first_data(bench, version, resumed):
     proxy = section(bench, backend=bench.server(handler))
     context, session = client_context(version=version), None
     for number in range(1 + resumed):
-        client = bench.client(proxy.port, context, session=session, handshake=False)
-        while True:
-            try:
-                client.tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                client.flush()
-                client._feed()
+        client = bench.client(proxy.port, context, session=session, handshake=False).handshake(hold=True)
         client.send(b"early")  # with the Finished
         assert client.recv_exactly(1) == b"x" and client.tls.session_reused == (number > 0)
         data, session = proxy.backend.result(number + 1), client.tls.session
@@ -559,14 +552,6 @@ def ask(bench, port, context=None, session=None, server_name=None):
     assert re.match(r"HTTP/1\.[01] 200 ", answer), answer
     client.close()
     return answer.split("\r\n\r\n", 1)[1], source, client.tls.session
-
-
-def listens(port):
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-        return True
-    except ConnectionRefusedError:
-        return False
 
 
 VCL = """vcl 4.1;

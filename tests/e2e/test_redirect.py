@@ -313,15 +313,7 @@ def test_the_deadline_that_came_while_a_responder_was_asked(bench, pki, tmp_path
     authority = Authority(tmp_path)
     responder = Responder(bench, authority, lambda request, responder: None)
     here = place("TIMEOUTocsp = 100000\nTIMEOUTbusy = 1", checks=f"verifyChain = yes\nCAfile = {authority.cert}\nOCSP = {responder.url}")
-    client = bench.client(here.proxy.port, context(V13, authority.pem("a-client")), handshake=False)
-    done = False
-    while not done:
-        try:
-            client.tls.do_handshake()
-            done = True
-        except ssl.SSLWantReadError:
-            client.flush()
-            client._feed()
+    client = bench.client(here.proxy.port, context(V13, authority.pem("a-client")), handshake=False).handshake(hold=True)
     flight, at = client.flight(), 0
     while flight[at] != 0x17:
         at += 5 + int.from_bytes(flight[at + 3:at + 5], "big")
