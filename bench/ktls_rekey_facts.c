@@ -63,7 +63,7 @@ static void under_the_next_key(void)
 	send_record(&l, DATA, "new", 3);
 }
 
-static void key_update_in_pieces(void)
+static void key_update_in_records(void)
 {
 	about("a KeyUpdate in two records of 1 and 4 bytes");
 	link_open(&l, KTLS_13);
@@ -99,6 +99,10 @@ static void key_update_in_pieces(void)
 	readable();
 	take();
 	link_close(&l);
+}
+
+static void key_update_in_pieces(void)
+{
 	about("  whose record comes in two pieces");
 	link_open(&l, KTLS_13);
 	seal(&l, HANDSHAKE, key_update, sizeof(key_update));
@@ -269,6 +273,7 @@ int main(void)
 	keys_twice(KTLS_12, "keys of TLS 1.2 again");
 	keys_twice(KTLS_13, "keys of TLS 1.3 again");
 	key_update_received();
+	key_update_in_records();
 	key_update_in_pieces();
 	key_update_behind_a_ticket();
 	key_update_with_something_behind_it();
